@@ -1,0 +1,40 @@
+# make run    a working installation on http://127.0.0.1:8000/, or on PORT
+# make test   every test, on SQLite and on PostgreSQL
+# make lint   style, types, import directions, missing migrations
+
+PYTHON ?= python3
+PYTEST = .venv/bin/pytest -q -n auto
+
+.PHONY: run test lint
+
+run: .venv/runtime
+	@.venv/bin/python -m inventory.first_run
+	@exec .venv/bin/python -m inventory.serve
+
+test: .venv/development
+	@tests/install_servers.sh
+	$(PYTEST) -m "not postgres"
+	.venv/bin/python -m tests.postgres $(PYTEST) -m "not sqlite" attachments parts tests
+
+# Type checking and migrations load the settings, which make a data directory.
+lint: export INVENTORY_DATA_DIR = $(CURDIR)/.venv/lint
+lint: .venv/development
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy .
+	.venv/bin/lint-imports
+	.venv/bin/python manage.py makemigrations --check --dry-run
+
+.venv/bin/python:
+	@deploy/make_venv.sh "$(PYTHON)"
+
+# The stamps are newer than what they were made from, so an unchanged clone installs nothing.
+.venv/runtime: requirements.txt | .venv/bin/python
+	@echo "Installing what the service runs on into .venv/"
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/development: requirements-dev.txt .venv/runtime
+	@echo "Installing what the tests need into .venv/"
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
