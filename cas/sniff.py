@@ -1,0 +1,63 @@
+"""What a file is, from its first bytes and never from anybody's word.
+
+The client's declared type must not choose a decoder or a rendering: both have been turned into
+code execution elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+HEAD: Final = 512
+"""How many leading bytes `sniff` wants."""
+
+PDF: Final = "application/pdf"
+
+PILLOW_FORMATS: Final = {
+    "image/jpeg": "JPEG",
+    "image/png": "PNG",
+    "image/webp": "WEBP",
+    "image/gif": "GIF",
+    "image/avif": "AVIF",
+}
+"""The image types we accept, each with the one Pillow decoder that may touch it."""
+
+EXTENSIONS: Final = {
+    "image/jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "image/png": (".png",),
+    "image/webp": (".webp",),
+    "image/gif": (".gif",),
+    "image/avif": (".avif", ".avifs"),
+    PDF: (".pdf",),
+}
+"""File name extensions that tell the truth about a type; the first is the usual one."""
+
+
+def sniff(head: bytes) -> str | None:
+    """The content type of a file that starts with `head`, or None if it is none we accept.
+
+    A PDF must begin at its first byte (ISO 32000 7.5.2). Readers tolerate a kilobyte before it,
+    which is exactly the room an HTML polyglot needs.
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    if _is_avif(head):
+        return "image/avif"
+    if head.startswith(b"%PDF-"):
+        return PDF
+    return None
+
+
+def _is_avif(head: bytes) -> bool:
+    """An ISO base media file whose major or a compatible brand is AVIF's."""
+    if head[4:8] != b"ftyp":
+        return False
+    box = head[8 : min(int.from_bytes(head[:4], "big"), len(head))]
+    brands = {box[i : i + 4] for i in (0, *range(8, len(box), 4))}
+    return bool(brands & {b"avif", b"avis"})

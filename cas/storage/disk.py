@@ -1,0 +1,297 @@
+"""Blobs as plain files below one directory.
+
+An object appears under its key in one step, complete and fsynced: it is written under another
+name in `.staging/`, on the same filesystem, and linked into place. `link` fails if the name is
+taken, which makes it create-if-absent; `rename` would not.
+
+A filesystem without hard links (FAT, some network shares) gets a rename in place of the link.
+Two writers can then both believe they were first, and the second replaces the first one's file;
+as both hold the same bytes, and readers keep the file they opened, nobody can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat as modes
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from django.core.exceptions import SuspiciousFileOperation
+from django.core.files.storage import FileSystemStorage
+
+from cas.digest import CAS_PREFIX, CHUNK, Digest, Hasher, hash_stream
+from cas.storage.base import (
+    Absent,
+    BlobStat,
+    ByteRange,
+    Changed,
+    Corrupt,
+    Ingested,
+    OnBytes,
+    Outcome,
+    Staged,
+    StoreError,
+)
+from cas.storage.disk_files import (
+    NO_HARD_LINKS,
+    OpenBlob,
+    describe,
+    fsync_directory,
+    make_directories,
+    remove_old_files,
+    translated,
+)
+from cas.storage.disk_listing import keys_below
+from cas.storage.streams import BlobStream
+
+log = logging.getLogger(__name__)
+
+STAGING: Final = ".staging"
+"""Of files on their way in; its name is no key."""
+
+
+class DiskBlobStorage(FileSystemStorage):
+    """The BlobStore contract on a local or network filesystem.
+
+    Takes FileSystemStorage's options; `location` is the directory. Keys are paths below it. What
+    is not a plain relative path (`..`, an empty component, a NUL) can have no object: Absent.
+    """
+
+    @property
+    def staging_dir(self) -> Path:
+        path = Path(self.location, STAGING)
+        with translated(STAGING):
+            make_directories(path, self.directory_permissions_mode)
+        return path
+
+    def read(self, key: str, byte_range: ByteRange | None = None) -> BinaryIO:
+        path = self._path(key)
+        with translated(key):
+            raw = OpenBlob(path, key)
+        if byte_range:
+            if byte_range.stop > raw.blob.size:
+                raw.close()
+                raise Corrupt(f"the object has only {raw.blob.size} bytes", key=key)
+            raw.seek(byte_range.start)
+        return BlobStream(raw, raw.blob)
+
+    def stat(self, key: str) -> BlobStat:
+        path = self._path(key)
+        with translated(key):
+            found = path.stat()
+        if not modes.S_ISREG(found.st_mode):
+            raise Absent("there is no file at this key", key=key)
+        return describe(key, found)
+
+    def scan(self, prefix: str, *, after: str = "") -> Iterator[BlobStat]:
+        """A directory that cannot be read to its end, or vanishes before its turn, raises."""
+        for key in keys_below(Path(self.location), prefix, after, hidden=STAGING):
+            # What was deleted since its directory was read is no longer there to be listed.
+            with contextlib.suppress(Absent):
+                yield self.stat(key)
+
+    def create(self, staged: Staged) -> Outcome:
+        key = staged.digest.key
+        with translated(key):
+            if self._present(key, staged.size):
+                # Whoever linked it may not have come to make its name durable yet.
+                fsync_directory(self._path(key).parent)
+                return Outcome.PRESENT
+            temporary = self._own_name()
+            try:
+                self._adopt(staged, temporary)
+                return self._place(temporary, key, staged.size)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
+        path = self._path(key)
+        with translated(key), OpenBlob(path, key) as source, self._unchanged(source):
+            hasher = hash_stream(source, on_bytes, with_md5=False)
+        return hasher.digest, source.blob
+
+    def ingest(self, source: str, on_bytes: OnBytes | None = None) -> Ingested:
+        path = self._path(source)
+        temporary = self._own_name()
+        try:
+            with translated(source), OpenBlob(path, source) as stream:
+                with self._unchanged(stream):
+                    hasher = self._copy(stream, temporary, on_bytes)
+                blob = stream.blob
+            key = hasher.digest.key
+            with translated(key):
+                if self._present(key, hasher.size):
+                    fsync_directory(self._path(key).parent)
+                    outcome = Outcome.PRESENT
+                else:
+                    outcome = self._place(temporary, key, hasher.size)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Ingested(hasher.digest, hasher.size, blob, outcome)
+
+    def remove(self, key: str) -> None:
+        with contextlib.suppress(Absent):
+            path = self._path(key)
+            with translated(key):
+                path.unlink()
+
+    def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+        for key in keys:
+            try:
+                self.remove(key)
+            except StoreError as error:
+                yield key, error
+            else:
+                yield key, None
+
+    def put_legacy(self, key: str, source: Path) -> None:
+        if key.startswith(CAS_PREFIX):
+            raise StoreError("only bytes of known digest are written below cas/", key=key)
+        target = self._path(key)
+        temporary = self._own_name()
+        with translated(key):
+            make_directories(target.parent, self.directory_permissions_mode)
+            try:
+                with source.open("rb") as stream:
+                    self._copy(stream, temporary)
+                self._seal(temporary)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
+        return remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
+
+    @property
+    def identity(self) -> str:
+        return f"disk:{self.location}"
+
+    @property
+    def fallbacks(self) -> Mapping[str, str]:
+        return {"hard_links": "objects are put in place by a rename, which replaces"}
+
+    def try_guards(self, prefix: str) -> Mapping[str, bool]:
+        """Whether `link` works here and refuses a name that is taken."""
+        source, target = self._own_name(), self._own_name()
+        try:
+            with translated(STAGING):
+                source.touch()
+                return {"hard_links": _links(source, target) and not _links(source, target)}
+        finally:
+            source.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+
+    def _save(self, name: str, content: Any) -> str:
+        """Django's own way to write a file; it follows no rule that holds below `cas/`."""
+        if name.startswith(CAS_PREFIX):
+            raise SuspiciousFileOperation("only bytes of known digest are written below cas/")
+        saved: str = super()._save(name, content)  # type: ignore[misc]
+        return saved
+
+    def _path(self, key: str) -> Path:
+        """Where the object at `key` is. Raises Absent for what cannot be a key."""
+        parts = key.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in key or parts[0] == STAGING:
+            raise Absent("this can be no key of a file", key=key)
+        return Path(self.location, *parts)
+
+    def _own_name(self) -> Path:
+        return self.staging_dir / f"incoming-{uuid.uuid4().hex}"
+
+    def _present(self, key: str, size: int) -> bool:
+        try:
+            return self.stat(key).size == size
+        except Absent:
+            return False
+
+    def _adopt(self, staged: Staged, temporary: Path) -> None:
+        """Give the staged bytes a second name, or copy them if they are on another filesystem.
+
+        A link costs nothing but the file's size is all it checks; the upload was hashed while
+        this very file was written. A copy is hashed again as it is made.
+        """
+        try:
+            with staged.path.open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size != staged.size:
+                    raise Corrupt("the staged file is not as long as what was hashed")
+                try:
+                    os.link(staged.path, temporary)
+                except OSError as error:
+                    if error.errno not in NO_HARD_LINKS:
+                        raise
+                    if self._copy(stream, temporary).digest != staged.digest:
+                        raise Corrupt("the staged file is not what was hashed") from None
+        except FileNotFoundError as error:
+            raise Corrupt("the staged file is gone") from error
+
+    def _copy(self, source: BinaryIO, target: Path, on_bytes: OnBytes | None = None) -> Hasher:
+        """Write `source` to the new file `target`, hashing what is written."""
+        hasher = Hasher(with_md5=False)
+        with target.open("xb", buffering=0) as sink:
+            while chunk := source.read(CHUNK):
+                hasher.update(chunk)
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[sink.write(rest) :]
+                if on_bytes:
+                    on_bytes(len(chunk))
+        return hasher
+
+    def _seal(self, path: Path) -> None:
+        """Make the file's bytes durable, which must come before its name is."""
+        with path.open("rb") as file:
+            if self.file_permissions_mode is not None:
+                os.fchmod(file.fileno(), self.file_permissions_mode)
+            os.fsync(file.fileno())
+
+    def _place(self, temporary: Path, key: str, size: int) -> Outcome:
+        """Make the finished file `temporary` the object at `key`, unless there is one already."""
+        target = self._path(key)
+        make_directories(target.parent, self.directory_permissions_mode)
+        self._seal(temporary)
+        outcome = Outcome.STORED
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
+                raise
+            if self._present(key, size):
+                outcome = Outcome.PRESENT
+            else:
+                if target.exists():
+                    outcome = Outcome.HEALED
+                    log.warning("healed %s: an object of another size was there", key)
+                temporary.replace(target)
+        fsync_directory(target.parent)
+        return outcome
+
+    @contextlib.contextmanager
+    def _unchanged(self, source: OpenBlob) -> Iterator[None]:
+        """Raise Changed if the file is written to, replaced or deleted while it is read."""
+        try:
+            yield
+        finally:
+            # Also on the way out of an error: a file that was cut short is not corrupt, but
+            # being written.
+            try:
+                now = self.stat(source.blob.key)
+            except Absent as error:
+                raise Changed("deleted while it was read", key=source.blob.key) from error
+            if now.etag != source.blob.etag:
+                raise Changed("overwritten while it was read", key=source.blob.key)
+
+
+def _links(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
+            raise
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""What the disk store needs of the operating system, and the one place its errors are read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat as modes
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cas.storage.base import (
+    Absent,
+    BlobStat,
+    Corrupt,
+    Denied,
+    StoreError,
+    StoreFull,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+NO_HARD_LINKS: Final = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+"""Answers to `link` that mean "not between these two names", not "not now"."""
+
+_MEANING: Final[dict[int, type[StoreError]]] = {
+    errno.ENOENT: Absent,
+    errno.ENOTDIR: Absent,
+    errno.EISDIR: Absent,
+    errno.ENAMETOOLONG: Absent,
+    errno.EACCES: Denied,
+    errno.EPERM: Denied,
+    errno.EROFS: Denied,
+    errno.ENOSPC: StoreFull,
+    errno.EDQUOT: StoreFull,
+    errno.EFBIG: StoreFull,
+    errno.EIO: Unreachable,
+    errno.ESTALE: Unreachable,
+    errno.ETIMEDOUT: Unreachable,
+    errno.EHOSTDOWN: Unreachable,
+    errno.ENOTCONN: Unreachable,
+    errno.EMFILE: Unreachable,
+    errno.ENFILE: Unreachable,
+}
+
+
+@contextlib.contextmanager
+def translated(key: str) -> Iterator[None]:
+    """Raise the StoreError that an OSError about `key` amounts to."""
+    try:
+        yield
+    except OSError as error:
+        kind = _MEANING.get(error.errno or 0, StoreError)
+        raise kind(error.strerror or str(error), key=key) from error
+
+
+class OpenBlob(io.FileIO):
+    """An open object. Reading raises Corrupt if the file ends before the size it had.
+
+    `blob` is its description at the time of opening. Raises OSError if it cannot be opened.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        super().__init__(path, "rb")
+        found = os.fstat(self.fileno())
+        if not modes.S_ISREG(found.st_mode):
+            self.close()
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
+        self.blob = describe(key, found)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with translated(self.blob.key):
+            count = super().readinto(buffer)
+        if not count and memoryview(buffer).nbytes:
+            self._refuse_early_end()
+        return count
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        with translated(self.blob.key):
+            data = super().read(size)
+        if size and not data:
+            self._refuse_early_end()
+        return data
+
+    def readall(self) -> bytes:
+        return self.read(max(self.blob.size - self.tell(), 0))
+
+    def _refuse_early_end(self) -> None:
+        if self.tell() < self.blob.size:
+            raise Corrupt("the file ended before its size", key=self.blob.key)
+
+
+def describe(key: str, found: os.stat_result) -> BlobStat:
+    return BlobStat(
+        key=key,
+        size=found.st_size,
+        modified=datetime.fromtimestamp(found.st_mtime, UTC),
+        etag=f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}",
+    )
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the directory's names durable: fsync of a file does not cover its name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path, mode: int | None) -> None:
+    """Create `path` and its missing parents, durably, and give each `mode`, umask or not."""
+    if path.is_dir():
+        return
+    make_directories(path.parent, mode)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        if mode is not None:
+            path.chmod(mode)
+    fsync_directory(path.parent)
+
+
+def remove_old_files(directory: Path, older_than: datetime, *, dry_run: bool) -> Iterator[str]:
+    """Delete the files of a staging directory last written before `older_than`.
+
+    Yields a description of each. Such a file is nobody's any more: what is being received or
+    copied is being written.
+    """
+    with translated(directory.name), os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                found = entry.stat()
+            except FileNotFoundError:
+                continue
+            if found.st_mtime >= older_than.timestamp() or not modes.S_ISREG(found.st_mode):
+                continue
+            if not dry_run:
+                Path(entry.path).unlink(missing_ok=True)
+            yield f"temporary file {entry.name}, {found.st_size} bytes"

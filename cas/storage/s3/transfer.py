@@ -1,0 +1,200 @@
+"""Getting bytes to a key of a bucket: uploads from a file, copies within the bucket.
+
+Both in one request, or in parts where the object is larger than one request may be. Parts are
+hashed and sent from the file, so memory stays flat. These functions raise what botocore raises;
+the store translates.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cas.digest import CHUNK, Hasher
+from cas.storage.base import BlobStat, Corrupt, Staged, Unreachable
+from cas.storage.s3.body import FileSection
+from cas.storage.s3.bucket import Bucket, md5_of
+
+log = logging.getLogger(__name__)
+
+MOST_PARTS: Final = 10_000
+"""Parts of one multipart upload, S3's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the store said of an object it just wrote, as far as it proves anything.
+
+    `md5` is the object's where its ETag is one; `sha256` where the store computed it.
+    """
+
+    etag: str
+    md5: bytes | None = None
+    sha256: bytes | None = None
+
+
+def upload(bucket: Bucket, staged: Staged, *, replace: bool) -> Written:
+    """Put the staged bytes at their key; over what is there only if `replace`.
+
+    A store whose guards work refuses bytes that are not those that were hashed. Raises Corrupt
+    if that is seen here: the file has another length, or other bytes.
+    """
+    key = staged.digest.key
+    try:
+        with staged.path.open("rb") as body:
+            if os.fstat(body.fileno()).st_size != staged.size:
+                raise Corrupt("the staged file is not as long as what was hashed", key=key)
+            if staged.size > bucket.sizes.upload_threshold:
+                return _upload_parts(bucket, staged, body, replace=replace)
+            answer = bucket.client.put_object(
+                Bucket=bucket.name,
+                Key=key,
+                Body=body,
+                **_checks(bucket, staged.md5, staged.digest.raw),
+                **_condition(bucket, "if_none_match", replace=replace),
+                **bucket.extra,
+            )
+    except FileNotFoundError as error:
+        raise Corrupt("the staged file is gone", key=key) from error
+    return Written(answer["ETag"], md5_of(answer))
+
+
+def copy(bucket: Bucket, source: BlobStat, key: str) -> Written:
+    """Copy the version `source` of an object to `key`, within the store.
+
+    A copy cannot be told to leave an existing object alone. It need not: the source's bytes hash
+    to the name of the target, so whatever this replaces, by itself or in a race, is either the
+    same bytes or a damaged object. Raises Unreachable if the store answers without a result.
+    """
+    guard = {
+        "CopySource": {"Bucket": bucket.name, "Key": source.key},
+        "CopySourceIfMatch": f'"{source.etag}"',
+    }
+    if source.size > bucket.sizes.copy_threshold:
+        return _copy_parts(bucket, source, key, guard)
+    wants_sum = bucket.guards.honours("copy_checksum")
+    answer = bucket.client.copy_object(
+        Bucket=bucket.name,
+        Key=key,
+        MetadataDirective="REPLACE",
+        **guard,
+        **({"ChecksumAlgorithm": "SHA256"} if wants_sum else {}),
+        **bucket.extra,
+    )
+    result = answer.get("CopyObjectResult") or {}
+    if not result.get("ETag"):
+        raise Unreachable("the store answered a copy without a result", key=key)
+    claimed = result.get("ChecksumSHA256") if wants_sum else None
+    return Written(
+        result["ETag"],
+        md5_of({**answer, "ETag": result["ETag"]}),
+        base64.b64decode(claimed) if claimed else None,
+    )
+
+
+def _checks(bucket: Bucket, md5: bytes, sha256: bytes) -> dict[str, str]:
+    checks = {"ContentMD5": base64.b64encode(md5).decode()}
+    if bucket.guards.honours("checksum_sha256"):
+        checks["ChecksumSHA256"] = base64.b64encode(sha256).decode()
+    return checks
+
+
+def _condition(bucket: Bucket, guard: str, *, replace: bool) -> dict[str, str]:
+    return {} if replace or not bucket.guards.honours(guard) else {"IfNoneMatch": "*"}
+
+
+def _upload_parts(bucket: Bucket, staged: Staged, file: BinaryIO, *, replace: bool) -> Written:
+    key = staged.digest.key
+    whole = Hasher(with_md5=False)
+    with _multipart(bucket, key, checksums=True) as names:
+        parts: list[dict[str, Any]] = []
+        for number, (start, length) in enumerate(_ranges(staged.size, bucket.sizes.upload_part), 1):
+            section = FileSection(file, start, length)
+            hasher = Hasher()
+            while chunk := section.read(CHUNK):
+                hasher.update(chunk)
+                whole.update(chunk)
+            section.seek(0)
+            checks = _checks(bucket, hasher.md5, hasher.digest.raw)
+            answer = bucket.client.upload_part(**names, PartNumber=number, Body=section, **checks)
+            _refuse_damage(answer, hasher.md5, key)
+            part = {"PartNumber": number, "ETag": answer["ETag"]}
+            if "ChecksumSHA256" in checks:
+                part["ChecksumSHA256"] = checks["ChecksumSHA256"]
+            parts.append(part)
+        # The store saw each part checked against this pass over the file, not against the pass
+        # that gave the digest: they must have been over the same bytes.
+        if whole.digest != staged.digest:
+            raise Corrupt("the staged file is not what was hashed", key=key)
+        return _complete(bucket, names, parts, replace=replace)
+
+
+def _copy_parts(bucket: Bucket, source: BlobStat, key: str, guard: Mapping[str, Any]) -> Written:
+    with _multipart(bucket, key, checksums=False) as names:
+        parts: list[dict[str, Any]] = []
+        for number, (start, length) in enumerate(_ranges(source.size, bucket.sizes.copy_part), 1):
+            answer = bucket.client.upload_part_copy(
+                **names,
+                PartNumber=number,
+                CopySourceRange=f"bytes={start}-{start + length - 1}",
+                **guard,
+            )
+            result = answer.get("CopyPartResult") or {}
+            if not result.get("ETag"):
+                raise Unreachable("the store answered a copy without a result", key=key)
+            parts.append({"PartNumber": number, "ETag": result["ETag"]})
+        return _complete(bucket, names, parts, replace=True)
+
+
+def _complete(
+    bucket: Bucket, names: Mapping[str, Any], parts: list[dict[str, Any]], *, replace: bool
+) -> Written:
+    answer = bucket.client.complete_multipart_upload(
+        **names,
+        MultipartUpload={"Parts": parts},
+        **_condition(bucket, "complete_if_none_match", replace=replace),
+    )
+    if not answer.get("ETag"):
+        raise Unreachable("the store completed an upload without a result", key=names["Key"])
+    return Written(answer["ETag"])
+
+
+@contextlib.contextmanager
+def _multipart(bucket: Bucket, key: str, *, checksums: bool) -> Iterator[dict[str, Any]]:
+    """A multipart upload; its parts are given back if the block does not get through."""
+    with_sums = checksums and bucket.guards.honours("checksum_sha256")
+    answer = bucket.client.create_multipart_upload(
+        Bucket=bucket.name,
+        Key=key,
+        **({"ChecksumAlgorithm": "SHA256"} if with_sums else {}),
+        **bucket.extra,
+    )
+    names = {"Bucket": bucket.name, "Key": key, "UploadId": answer["UploadId"]}
+    try:
+        yield names
+    except BaseException:
+        try:
+            bucket.client.abort_multipart_upload(**names)
+        except (ClientError, BotoCoreError) as error:
+            log.warning("an unfinished upload of %s stays for the collector: %s", key, error)
+        raise
+
+
+def _ranges(size: int, part: int) -> Iterator[tuple[int, int]]:
+    """Start and length of each part, as few bytes a part as `part` and the limit allow."""
+    length = max(part, -(-size // MOST_PARTS))
+    for start in range(0, size, length):
+        yield start, min(length, size - start)
+
+
+def _refuse_damage(answer: Mapping[str, Any], md5: bytes, key: str) -> None:
+    stored = md5_of(answer)
+    if stored is not None and stored != md5:
+        raise Corrupt("the store holds other bytes than were sent", key=key)
