@@ -1,0 +1,51 @@
+"""What the tests of this app share: blobs in a store, and a client for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from cas.digest import Digest, Hasher
+from cas.storage.base import BlobStore, Staged
+
+
+@pytest.fixture(autouse=True)
+def own_urls_and_cache(settings: Any, tmp_path: Path) -> None:
+    """The app by itself: no project URLs, and a thumbnail cache of the test's own."""
+    settings.ROOT_URLCONF = "cas.tests.urls"
+    settings.CAS_THUMBNAIL_CACHE_DIR = tmp_path / "thumbnails"
+
+
+def put(store: BlobStore, data: bytes) -> Digest:
+    """Store `data` the way an upload does."""
+    hasher = Hasher()
+    hasher.update(data)
+    path = store.staging_dir / "staged"
+    path.write_bytes(data)
+    store.create(Staged(path, hasher.digest, hasher.md5, hasher.size))
+    path.unlink(missing_ok=True)
+    return hasher.digest
+
+
+class ReadingClient(Client):
+    """Reads every answer to its end, into `response.body`, and closes it."""
+
+    def get(self, *args: Any, **options: Any) -> Any:
+        return super().get(*args, **options)
+
+    def head(self, *args: Any, **options: Any) -> Any:
+        return super().head(*args, **options)
+
+    def request(self, **request: Any) -> Any:
+        response: Any = super().request(**request)
+        response.body = response.getvalue() if response.streaming else response.content
+        response.close()
+        return response
+
+
+@pytest.fixture
+def client() -> ReadingClient:
+    return ReadingClient()

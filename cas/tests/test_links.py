@@ -1,0 +1,105 @@
+"""Computed URLs: their spelling, their host and their signature."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+import pytest
+
+from cas import links
+from cas.digest import Digest
+from cas.storage.base import BlobStore
+from cas.tests.conftest import ReadingClient, put
+
+DIGEST = Digest.of(b"blob")
+NEW, OLD = "n" * 40, "o" * 40
+
+
+def view_url(digest: Digest = DIGEST, filename: str = "a b&c=ü.png") -> str:
+    return links.blob_url(digest, content_type="image/png", disposition="inline", filename=filename)
+
+
+def test_one_spelling() -> None:
+    assert view_url() == (
+        f"/api/cas/{DIGEST}?content_type=image%2Fpng&disposition=inline"
+        "&filename=a%20b%26c%3D%C3%BC.png"
+    )
+    assert links.thumbnail_url(DIGEST) == f"/api/cas/{DIGEST}?thumbnail=150"
+
+
+@pytest.mark.parametrize(
+    ("stored", "linked"),
+    [
+        ("image/PNG; q=1", "image/png"),
+        ("nonsense", "application/octet-stream"),
+        ("", "application/octet-stream"),
+    ],
+)
+def test_an_older_rows_content_type_never_makes_a_bad_link(stored: str, linked: str) -> None:
+    url = links.blob_url(DIGEST, content_type=stored, disposition="inline", filename="x")
+    assert parse_qs(urlsplit(url).query)["content_type"] == [linked]
+
+
+def test_a_cdn_in_front(settings: Any) -> None:
+    settings.CAS_PUBLIC_BASE_URL = "https://cdn.example"
+    assert links.thumbnail_url(DIGEST).startswith(f"https://cdn.example/api/cas/{DIGEST}?")
+
+
+@pytest.fixture
+def signed(settings: Any) -> Any:
+    settings.CAS_SIGNED_URLS = True
+    settings.CAS_URL_SIGNING_KEYS = [NEW]
+    return settings
+
+
+def test_signed_urls_are_served_and_stay_the_same(
+    signed: Any, disk_store: BlobStore, client: ReadingClient
+) -> None:
+    digest = put(disk_store, b"data")
+    url = view_url(digest, "ü%\x01\ud800.png")
+    assert url == view_url(digest, "ü%\x01\ud800.png")
+    assert client.get(url).status_code == 200
+
+
+def test_anything_else_is_forbidden(
+    signed: Any, disk_store: BlobStore, client: ReadingClient
+) -> None:
+    digest = put(disk_store, b"data")
+    path, _, query = view_url(digest).partition("?")
+    right = dict(parse_qsl(query))
+    unsigned = {name: value for name, value in right.items() if name != "signature"}
+    for wrong in (
+        unsigned,
+        {**right, "signature": ""},
+        {**right, "signature": right["signature"][:-1] + "é"},
+        {**right, "disposition": "attachment"},
+        {**right, "filename": "other"},
+        {**right, "content_type": "image/jpeg"},
+        {**right, "utm": "1"},
+        {"thumbnail": "10", "signature": right["signature"]},
+    ):
+        response = client.get(f"{path}?{urlencode(wrong)}")
+        assert response.status_code == 403, wrong
+        assert response.headers["Cache-Control"] == "no-store"
+    other = path.replace(digest.hex, Digest.of(b"other").hex)
+    assert client.get(f"{other}?{query}").status_code == 403
+
+
+def test_a_304_needs_the_signature_too(signed: Any, client: ReadingClient) -> None:
+    headers = {"If-None-Match": f'"{DIGEST}"'}
+    assert client.get(view_url(), headers=headers).status_code == 304
+    bare = view_url().partition("&signature")[0]
+    assert client.get(bare, headers=headers).status_code == 403
+
+
+def test_keys_rotate(signed: Any, disk_store: BlobStore, client: ReadingClient) -> None:
+    digest = put(disk_store, b"data")
+    signed.CAS_URL_SIGNING_KEYS = [OLD]
+    old = view_url(digest)
+    signed.CAS_URL_SIGNING_KEYS = [NEW, OLD]
+    assert view_url(digest) != old
+    assert client.get(old).status_code == 200
+    assert client.get(view_url(digest)).status_code == 200
+    signed.CAS_URL_SIGNING_KEYS = [NEW]
+    assert client.get(old).status_code == 403

@@ -1,0 +1,207 @@
+"""From request to thumbnail: generated once, kept, and never in the way of being served."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import django
+import pytest
+from django.test import override_settings
+from PIL import Image
+
+from cas import flight
+from cas.conf import serving
+from cas.digest import Digest
+from cas.storage.base import BlobStore
+from cas.storage.disk import DiskBlobStorage
+from cas.tests.conftest import ReadingClient, put
+from cas.tests.pictures import jpeg
+from cas.thumbnails import RENDERER
+from cas.variants import CacheResult, Thumbnail, thumbnail
+
+
+@pytest.fixture
+def digest(store: BlobStore) -> Digest:
+    return put(store, jpeg(1600, 1200))
+
+
+def make(store: BlobStore, digest: Digest, size: int = 150) -> tuple[bytes, CacheResult]:
+    made: Thumbnail = thumbnail(store, digest.key, digest.hex, size)
+    with made.body as body:
+        data = body.read()
+    assert len(data) == made.size
+    return data, made.found
+
+
+class Counting:
+    """Stands before a store and counts what is read from it."""
+
+    def __init__(self, store: Any) -> None:
+        self.reads = 0
+        self._store = store
+
+    def read(self, key: str) -> Any:
+        self.reads += 1
+        return self._store.read(key)
+
+
+def test_the_second_request_is_a_hit(store: BlobStore, digest: Digest) -> None:
+    counting: Any = Counting(store)
+    first, second = make(counting, digest), make(counting, digest)
+    assert (first[1], second[1]) == (CacheResult.MISS, CacheResult.HIT)
+    assert first[0] == second[0]
+    assert counting.reads == 1
+    names = {path.name for path in serving().thumbnail_cache_dir.rglob("*.jpg")}
+    assert f"{digest}_150.jpg" in names
+
+
+def test_another_size_does_not_read_the_store(store: BlobStore, digest: Digest) -> None:
+    counting: Any = Counting(store)
+    make(counting, digest, 150)
+    for size in (32, 300, 400):
+        data, found = make(counting, digest, size)
+        assert found is CacheResult.BASE
+        assert Image.open(io.BytesIO(data)).size == (size, size * 3 // 4)
+    assert counting.reads == 1
+
+
+def test_a_size_larger_than_the_kept_picture_is_made_anew(store: BlobStore, digest: Digest) -> None:
+    counting: Any = Counting(store)
+    make(counting, digest, 150)
+    data, found = make(counting, digest, 1024)
+    assert found is CacheResult.MISS
+    assert Image.open(io.BytesIO(data)).size == (1024, 768)
+    make(counting, digest, 900)
+    assert counting.reads == 2
+
+
+def test_a_damaged_kept_picture_is_made_anew(store: BlobStore, digest: Digest) -> None:
+    make(store, digest, 150)
+    (base,) = serving().thumbnail_cache_dir.rglob(f"{digest}_base.jpg")
+    base.write_bytes(base.read_bytes()[:300] + b"\xff\xd9")
+    assert make(store, digest, 100)[1] is CacheResult.MISS
+
+
+def test_threads_share_one_generation(
+    disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(disk_store, jpeg(1600, 1200))
+    counting: Any = Counting(disk_store)
+    with ThreadPoolExecutor(32) as pool:
+        results = list(pool.map(lambda _: make(counting, digest), range(32)))
+    assert counting.reads == 1
+    assert len({data for data, _ in results}) == 1
+    assert [found for _, found in results].count(CacheResult.MISS) == 1
+
+
+def _process(location: Path, cache: Path, digest: Digest, gate: Any, results: Any) -> None:
+    django.setup()
+    store = DiskBlobStorage(location=location)
+    with override_settings(CAS_THUMBNAIL_CACHE_DIR=cache), ThreadPoolExecutor(16) as pool:
+        gate.wait()
+        results.put(list(pool.map(lambda _: make(store, digest)[1].value, range(16))))
+
+
+def test_processes_share_one_generation(disk_store: Any, settings: Any) -> None:
+    digest = put(disk_store, jpeg(1600, 1200))
+    # Forked children would inherit libvips' threads without the threads.
+    spawned = multiprocessing.get_context("spawn")
+    gate, results = spawned.Barrier(2), spawned.Queue()
+    cache = settings.CAS_THUMBNAIL_CACHE_DIR
+    arguments = (disk_store.location, cache, digest, gate, results)
+    workers = [spawned.Process(target=_process, args=arguments) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [result for _ in workers for result in results.get(timeout=60)]
+    for worker in workers:
+        worker.join()
+    assert len(found) == 32
+    assert found.count("miss") == 1
+
+
+def test_waiting_too_long_is_a_503(
+    disk_store: BlobStore, client: ReadingClient, settings: Any
+) -> None:
+    digest = put(disk_store, jpeg(40, 30))
+    settings.CAS_THUMBNAIL_WAIT = 0.05
+    settings.CAS_THUMBNAIL_CONCURRENCY = 1
+    locks = settings.CAS_THUMBNAIL_CACHE_DIR / f"renderer-{RENDERER}" / "locks"
+    locks.mkdir(parents=True)
+    with flight.slot(locks, 1, time.monotonic()):
+        response = client.get(f"/api/cas/{digest}?thumbnail=20")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json()["error"]["code"] == "busy"
+    assert client.get(f"/api/cas/{digest}?thumbnail=20").status_code == 200
+
+
+def test_a_lock_falls_with_its_process(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with flight.alone(tmp_path, "name", time.monotonic()):
+            os._exit(0)
+    os.waitpid(child, 0)
+    with flight.alone(tmp_path, "name", time.monotonic()):
+        pass
+
+
+@pytest.mark.parametrize("size", [150, 100])
+def test_an_unusable_cache_does_not_stop_service(
+    store: BlobStore, digest: Digest, settings: Any, tmp_path: Path, size: int
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    settings.CAS_THUMBNAIL_CACHE_DIR = blocked
+    data, found = make(store, digest, size)
+    assert found is CacheResult.MISS
+    assert Image.open(io.BytesIO(data)).width == size
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"%PDF-1.7", "not_an_image"), (jpeg(800, 600)[:5000], "not_an_image"), (b"", "not_an_image")],
+)
+def test_what_cannot_be_shown_is_a_422(
+    store: BlobStore, client: ReadingClient, data: bytes, code: str
+) -> None:
+    response = client.get(f"/api/cas/{put(store, data)}?thumbnail=20")
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == code
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_a_bomb_is_a_422(store: BlobStore, client: ReadingClient, settings: Any) -> None:
+    settings.CAS_THUMBNAIL_MAX_PIXELS = 10_000
+    response = client.get(f"/api/cas/{put(store, jpeg(101, 100))}?thumbnail=20")
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "too_many_pixels"
+
+
+def test_only_listed_sizes(disk_store: BlobStore, client: ReadingClient, settings: Any) -> None:
+    settings.CAS_THUMBNAIL_SIZES = [20, 150]
+    digest = put(disk_store, jpeg(40, 30))
+    assert client.get(f"/api/cas/{digest}?thumbnail=20").status_code == 200
+    assert client.get(f"/api/cas/{digest}?thumbnail=21").status_code == 400
+
+
+def test_thumbnail_answers(store: BlobStore, client: ReadingClient, digest: Digest) -> None:
+    """A miss and a hit differ in nothing; sizes differ in their tags."""
+    url = f"/api/cas/{digest}?thumbnail=150"
+    miss, hit = client.get(url), client.get(url)
+    assert miss.body == hit.body
+    assert dict(miss.headers) == dict(hit.headers)
+    assert hit.headers["Content-Type"] == "image/jpeg"
+    assert hit.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    other = client.get(f"/api/cas/{digest}?thumbnail=100")
+    tags = {r.headers["ETag"] for r in (hit, other)} | {f'"{digest}"'}
+    assert len(tags) == 3
+    part = client.get(url, headers={"Range": "bytes=2-5"})
+    assert (part.status_code, part.body) == (206, hit.body[2:6])
+    assert client.get(url, headers={"Range": "bytes=9999999-"}).status_code == 416
