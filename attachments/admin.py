@@ -1,0 +1,244 @@
+"""The admin of attachments: a part's own, in its page, and all of them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from django.contrib import admin
+from django.contrib.admin.utils import flatten_fieldsets
+from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+
+from attachments import markup
+from attachments.forms import AttachmentForm, AttachmentFormSet
+from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet
+from cas.digest import CAS_PREFIX
+from cas.storage.base import StoreError
+
+if TYPE_CHECKING:
+    AttachmentModelAdmin = admin.ModelAdmin[Attachment]
+    AttachmentTabularInline = admin.TabularInline[Attachment, Any]
+    AnyModelAdmin = admin.ModelAdmin[Any]
+else:
+    AttachmentModelAdmin, AttachmentTabularInline = admin.ModelAdmin, admin.TabularInline
+    AnyModelAdmin = object
+
+logger = logging.getLogger(__name__)
+
+DIGEST_SEARCHED = 4
+"""Digits from which on a search term is taken for the start of a digest."""
+
+SHARERS_LISTED = 20
+
+
+class Style:
+    """What every page that shows attachments needs."""
+
+    css = {"all": ["attachments/admin.css"]}
+
+
+class AttachmentInline(AttachmentTabularInline):
+    """A part's attachments: add files and links, change titles, delete."""
+
+    model = Attachment
+    form = AttachmentForm
+    formset = AttachmentFormSet
+    fields = ("preview", "title", "file", "link")
+    readonly_fields = ("preview",)
+    extra = 1
+    Media = Style
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attachment]:
+        # The URL of a row on its old key has its part's key in it.
+        return super().get_queryset(request).select_related("part")
+
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        formset: Any = super().get_formset(request, obj, **kwargs)
+        formset.fault = getattr(request, "store_fault", None)
+        return formset
+
+    @admin.display(description="preview")
+    def preview(self, attachment: Attachment) -> SafeString | str:
+        return markup.preview(attachment) if attachment.pk else ""
+
+    # What a reader who may not change attachments sees in place of the form's fields.
+
+    @admin.display(description="file")
+    def file(self, attachment: Attachment) -> SafeString | str:
+        return markup.file_links(attachment) if attachment.is_file else ""
+
+    @admin.display(description="link")
+    def link(self, attachment: Attachment) -> SafeString:
+        return markup.web_link(attachment.url or "")
+
+
+class StoreFaultsShown(AnyModelAdmin):
+    """For a ModelAdmin with AttachmentInline: a store that fails gives a message, not a 500.
+
+    The view's transaction covers the object and all its attachments, so that a fault rolls all
+    of it back. The form is then shown again, with what was typed and the reason.
+    """
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except StoreError as error:
+            logger.exception("the store failed while an upload was saved: %s", error.key)
+            request.store_fault = error  # type: ignore[attr-defined]
+        return super().changeform_view(request, *args, **kwargs)
+
+
+class LayoutFilter(admin.SimpleListFilter):
+    """Files by the layout their key is of; links are of neither."""
+
+    title = "storage"
+    parameter_name = "storage"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("migrated", "migrated"), ("legacy", "not migrated")]
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[Attachment]
+    ) -> QuerySet[Attachment]:
+        rows = cast(AttachmentQuerySet, queryset)
+        if self.value() == "migrated":
+            return rows.in_cas()
+        return rows.legacy() if self.value() == "legacy" else rows
+
+
+@admin.register(Attachment)
+class AttachmentAdmin(AttachmentModelAdmin):
+    """All attachments. They are added on their part's page; here, only a title can be changed."""
+
+    list_display = ("preview", "title", "part_key", "kind", "size", "digest", "rows", "links")
+    list_display_links = ("title",)
+    list_filter = ("attachment_type", LayoutFilter)
+    list_select_related = ("part",)
+    list_per_page = 50
+    search_fields = ("title", "filename", "=part__key")
+    search_help_text = (
+        "A title, a file name, a part's key, or a digest (all of it or the first digits)."
+    )
+    fieldsets = (
+        (None, {"fields": ("large_preview", "title", "part_link", "kind", "links")}),
+        ("File", {"fields": ("filename", "content_type", "exact_size")}),
+        ("Storage", {"fields": ("full_digest", "s3_key", "sharers")}),
+        ("Dates", {"fields": ("created_at", "updated_at")}),
+    )
+    Media = Style
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [name for name in flatten_fieldsets(self.fieldsets) if name != "title"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attachment]:
+        same = Attachment.objects.filter(s3_key=OuterRef("s3_key")).order_by().values("s3_key")
+        counted = same.annotate(rows=Count("pk")).values("rows")
+        return super().get_queryset(request).annotate(rows=Subquery(counted))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Attachment], search_term: str
+    ) -> tuple[QuerySet[Attachment], bool]:
+        found, duplicates = super().get_search_results(request, queryset, search_term)
+        if prefix := _key_prefix(search_term):
+            found = found | queryset.filter(s3_key__startswith=prefix)
+        return found, duplicates
+
+    def save_model(self, request: HttpRequest, obj: Attachment, form: Any, change: bool) -> None:
+        obj.rename(obj.title)
+
+    @admin.display(description="preview")
+    def preview(self, attachment: Attachment) -> SafeString:
+        return markup.preview(attachment)
+
+    @admin.display(description="preview")
+    def large_preview(self, attachment: Attachment) -> SafeString:
+        return markup.large_preview(attachment)
+
+    @admin.display(description="part", ordering="part__key")
+    def part_key(self, attachment: Attachment) -> SafeString:
+        part = attachment.part
+        return format_html('<a href="{}" title="{}">{}</a>', _part_url(part), part, part.key)
+
+    @admin.display(description="part")
+    def part_link(self, attachment: Attachment) -> SafeString:
+        return _part_link(attachment)
+
+    @admin.display(description="type", ordering="attachment_type")
+    def kind(self, attachment: Attachment) -> str:
+        return attachment.get_attachment_type_display()
+
+    @admin.display(description="size", ordering="file_size")
+    def size(self, attachment: Attachment) -> str:
+        return markup.size(attachment)
+
+    @admin.display(description="size")
+    def exact_size(self, attachment: Attachment) -> str:
+        if attachment.file_size is None:
+            return ""
+        return f"{markup.size(attachment)} ({attachment.file_size:,} bytes)"
+
+    @admin.display(description="digest", ordering="s3_key")
+    def digest(self, attachment: Attachment) -> SafeString:
+        return markup.short_digest(attachment)
+
+    @admin.display(description="digest")
+    def full_digest(self, attachment: Attachment) -> SafeString:
+        if attachment.digest is None:
+            return markup.short_digest(attachment)
+        return format_html('<code class="attachment-digest">{}</code>', attachment.digest)
+
+    @admin.display(description="links", empty_value="")
+    def links(self, attachment: Attachment) -> SafeString:
+        return markup.file_links(attachment)
+
+    @admin.display(description="shared by")
+    def rows(self, attachment: Any) -> SafeString | str:
+        if not attachment.rows:
+            return ""
+        if attachment.rows == 1:
+            return "1 row"
+        address = reverse("admin:attachments_attachment_changelist")
+        query = urlencode({"q": attachment.s3_key})
+        return format_html('<a href="{}?{}">{} rows</a>', address, query, attachment.rows)
+
+    @admin.display(description="rows sharing the object")
+    def sharers(self, attachment: Any) -> SafeString | str:
+        if not attachment.rows:
+            return ""
+        others = Attachment.objects.filter(s3_key=attachment.s3_key).exclude(pk=attachment.pk)
+        listed = others.select_related("part")[:SHARERS_LISTED]
+        lines = format_html_join("", "<li>{}</li>", ((_part_link(row),) for row in listed))
+        return format_html(
+            '{}{}<ul class="attachment-sharers">{}</ul>',
+            self.rows(attachment),
+            ", the others on:" if lines else ": this one",
+            lines,
+        )
+
+
+def _part_link(attachment: Attachment) -> SafeString:
+    return format_html('<a href="{}">{}</a>', _part_url(attachment.part), attachment.part)
+
+
+def _part_url(part: Model) -> str:
+    meta = part._meta
+    return reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[part.pk])
+
+
+def _key_prefix(term: str) -> str:
+    """The start of the keys that a search term may stand for; "" if it cannot be one."""
+    given = term.strip().rstrip("…")
+    if given.startswith((CAS_PREFIX, LEGACY_PREFIX)):
+        return given
+    digits = given.lower()
+    if DIGEST_SEARCHED <= len(digits) <= 64 and not set(digits) - set("0123456789abcdef"):
+        return CAS_PREFIX + digits
+    return ""

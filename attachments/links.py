@@ -1,0 +1,76 @@
+"""The URLs under which an attachment's bytes are found, whichever layout holds them."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from django.urls import reverse
+
+from attachments.models import Attachment
+from cas.links import blob_url, thumbnail_url
+
+logger = logging.getLogger(__name__)
+
+THUMBNAIL_SIZE = 150
+"""The size in pixels of the thumbnails that API responses link to."""
+
+
+class Links(NamedTuple):
+    """URLs of an attachment's bytes; each None where there is nothing to link to."""
+
+    download: str | None = None
+    view: str | None = None
+    thumbnail: str | None = None
+
+
+def links(attachment: Attachment) -> Links:
+    """A link has no bytes; a PDF has no thumbnail; a row on its old key has a transitional URL.
+
+    A key that is neither form is an integrity error: it is logged and yields no URLs, so that one
+    damaged row does not take a whole list of parts down.
+    """
+    if not attachment.is_file:
+        return Links()
+    if attachment.digest is None and not attachment.is_legacy:
+        logger.error(
+            "integrity error: attachment %s has the key %r, which is neither a CAS key nor one "
+            "of the older layout",
+            attachment.pk,
+            attachment.s3_key,
+        )
+        return Links()
+    is_image = attachment.attachment_type == Attachment.Kind.IMAGE
+    return Links(
+        download=content_url(attachment, "attachment"),
+        view=content_url(attachment, "inline"),
+        thumbnail=thumbnail(attachment, THUMBNAIL_SIZE) if is_image else None,
+    )
+
+
+def content_url(attachment: Attachment, disposition: str) -> str:
+    """The URL of a file's bytes. `disposition` is `inline` or `attachment` (RFC 6266)."""
+    content_type, filename = attachment.content_type or "", attachment.filename or ""
+    if attachment.digest is not None:
+        return blob_url(
+            attachment.digest,
+            content_type=content_type,
+            disposition=disposition,
+            filename=filename,
+        )
+    return _transitional_url(
+        attachment, content_type=content_type, disposition=disposition, filename=filename
+    )
+
+
+def thumbnail(attachment: Attachment, size: int) -> str:
+    """The URL of an image's thumbnail that fits into `size` pixels squared."""
+    if attachment.digest is not None:
+        return thumbnail_url(attachment.digest, size)
+    return _transitional_url(attachment, thumbnail=str(size))
+
+
+def _transitional_url(attachment: Attachment, **query: str) -> str:
+    path = reverse("attachment-content", args=[attachment.part.key, attachment.pk])
+    return f"{path}?{urlencode(query)}"

@@ -1,0 +1,143 @@
+"""Attachment rows. The table and its columns are the older installation's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from cas.digest import CAS_PREFIX, Digest, MalformedDigest, is_cas_key
+
+LEGACY_PREFIX = "parts/"
+
+
+class AttachmentQuerySet(models.QuerySet["Attachment"]):
+    def in_cas(self) -> Self:
+        """Rows whose key is below `cas/`."""
+        return self.filter(s3_key__startswith=CAS_PREFIX)
+
+    def legacy(self) -> Self:
+        """Rows that have a key and whose key is not below `cas/`: still to be migrated."""
+        return self.filter(s3_key__isnull=False).exclude(s3_key__startswith=CAS_PREFIX)
+
+    def referencing(self, digests: Iterable[Digest]) -> Self:
+        """Rows that point at one of these blobs."""
+        return self.filter(s3_key__in=[digest.key for digest in digests])
+
+
+class Attachment(models.Model):
+    """A photo, a PDF datasheet or a link that belongs to a part.
+
+    `s3_key` is the object's key in the store: `cas/<digest>`, or an older installation's
+    `parts/{part_id}/attachments/{uuid}.{ext}` until it is migrated. Only
+    `attachments.references` writes it. `file_size` is in bytes.
+    """
+
+    class Kind(models.TextChoices):
+        URL = "url", "link"
+        IMAGE = "image", "image"
+        PDF = "pdf", "PDF"
+
+    part = models.ForeignKey("parts.Part", on_delete=models.CASCADE, related_name="attachments")
+    attachment_type = models.CharField("type", max_length=20, choices=Kind)
+    title = models.CharField(max_length=255)
+    s3_key = models.CharField(  # noqa: DJ001
+        max_length=500, null=True, blank=True, db_index=True, editable=False
+    )
+    url = models.URLField(max_length=2000, null=True, blank=True)  # noqa: DJ001
+    filename = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
+    content_type = models.CharField(max_length=100, null=True, blank=True)  # noqa: DJ001
+    file_size = models.BigIntegerField("size", null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = AttachmentQuerySet.as_manager()
+
+    class Meta:
+        db_table = "part_attachments"
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(attachment_type="url") | (Q(url__isnull=False) & ~Q(url="")),
+                name="attachment_url_row_has_url",
+            ),
+            models.CheckConstraint(
+                condition=Q(attachment_type="url")
+                | (
+                    Q(s3_key__isnull=False, filename__isnull=False, content_type__isnull=False)
+                    & Q(file_size__isnull=False)
+                    & ~Q(s3_key="")
+                    & ~Q(filename="")
+                    & ~Q(content_type="")
+                ),
+                name="attachment_file_row_is_complete",
+            ),
+            models.CheckConstraint(
+                condition=~Q(attachment_type="url") | Q(s3_key__isnull=True),
+                name="attachment_url_row_has_no_object",
+            ),
+            models.CheckConstraint(
+                condition=Q(attachment_type__in=["url", "image", "pdf"]),
+                name="attachment_type_is_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(file_size__isnull=True) | Q(file_size__gte=0),
+                name="attachment_size_not_negative",
+            ),
+            # What a cover's composite foreign key refers to (see parts/migrations).
+            models.UniqueConstraint(fields=["id", "part"], name="attachment_id_part_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title or self.filename or self.url or f"attachment {self.pk}"
+
+    def rename(self, title: str) -> bool:
+        """Write another title, and nothing else. False if the row is gone.
+
+        Saving the whole row would put back the key it was read with, over a migration that has
+        moved the row meanwhile, and would insert again a row that was deleted.
+        """
+        self.title, self.updated_at = title, timezone.now()
+        rows = type(self).objects.filter(pk=self.pk)
+        return rows.update(title=title, updated_at=self.updated_at) == 1
+
+    @property
+    def is_file(self) -> bool:
+        return self.attachment_type != self.Kind.URL
+
+    @property
+    def digest(self) -> Digest | None:
+        """The blob's digest, or None for a link and for a row that is not migrated yet."""
+        try:
+            return Digest.from_key(self.s3_key or "")
+        except MalformedDigest:
+            return None
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the row still points at an object of the older layout."""
+        key = self.s3_key or ""
+        return key.startswith(LEGACY_PREFIX) and not is_cas_key(key)
+
+
+class Verification(models.Model):
+    """When a blob's bytes were last compared with its digest.
+
+    It only orders and resumes verifications: a row here is no reference, and losing the table
+    loses nothing but the memory of what was verified.
+    """
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    verified_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "blob_verifications"
+        indexes = [
+            models.Index(fields=["verified_at", "digest"], name="blob_verification_order"),
+        ]
+
+    def __str__(self) -> str:
+        return self.digest

@@ -1,0 +1,234 @@
+"""The only module that points a row at a blob, and the lock that makes doing so safe.
+
+A garbage collector that looks for references and then deletes can lose to an upload that, in
+between, found the blob already there and relied on it. So whoever adds a reference holds the
+digest's lock, shared, from before it looks at the object until its row is committed; the
+collector takes the same lock exclusively, looks for references once it has it, and deletes while
+it holds it. On PostgreSQL these are transaction-scoped advisory locks: they fall with the
+transaction, or with the process. On SQLite the lock is the database's one write lock, which
+every transaction takes when it begins (`transaction_mode: IMMEDIATE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from django.apps import apps
+from django.db import connection, transaction
+from django.utils import timezone
+from prometheus_client import Counter
+
+from attachments.models import Attachment
+from attachments.timestamps import create_with_times
+from attachments.uploads import StagedUpload
+from cas.digest import Digest
+from cas.storage import attachment_store
+from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
+
+if TYPE_CHECKING:
+    from parts.models import Part
+
+REFERENCE_COLUMNS: Final = (("attachments.Attachment", "s3_key"),)
+"""Every column that can hold an object key. What is not listed here is garbage to the collector."""
+
+ADOPTION_LOOKS: Final = 16
+"""Objects that are looked at at a time while rows are adopted and their digests are held."""
+
+DEDUPLICATED_UPLOADS = Counter(
+    "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
+)
+DEDUPLICATED_BYTES = Counter(
+    "cas_deduplicated_bytes_total", "Bytes that uploads did not have to store again."
+)
+
+
+class SourceGone(LookupError):
+    """The attachment to copy was deleted meanwhile."""
+
+
+def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
+    """Store the upload's blob and a row that points at it, or neither row.
+
+    Row first, so that a constraint speaks before bytes are sent; then bytes; then commit. If the
+    transaction fails after that, the blob stays for the collector: it may already be shared.
+    Raises StoreError; the row is rolled back.
+    """
+    digest = upload.staged.digest
+    with transaction.atomic():
+        row = Attachment.objects.create(
+            part=part,
+            attachment_type=upload.kind,
+            title=title or upload.filename,
+            s3_key=digest.key,
+            filename=upload.filename,
+            content_type=upload.content_type,
+            file_size=upload.staged.size,
+        )
+        _hold(digest)
+        outcome = attachment_store().create(upload.staged)
+    if outcome is Outcome.PRESENT:
+        DEDUPLICATED_UPLOADS.inc()
+        DEDUPLICATED_BYTES.inc(upload.staged.size)
+    return row
+
+
+def attach_url(part: Part, url: str, title: str) -> Attachment:
+    """A row for a link; it references no blob."""
+    return Attachment.objects.create(
+        part=part, attachment_type=Attachment.Kind.URL, url=url, title=title or url[:255]
+    )
+
+
+def copy(source_id: int, target: Part) -> Attachment:
+    """A second row for the same blob or link, on another part. No bytes move.
+
+    Raises SourceGone if the source row is no longer there.
+    """
+    with transaction.atomic():
+        # The row lock keeps a migration from moving the source, and so a cleanup from deleting
+        # its old object, while a copy that still carries the old key is on its way.
+        source = Attachment.objects.select_for_update().filter(pk=source_id).first()
+        if source is None:
+            raise SourceGone
+        if source.digest is not None:
+            # While the source row is there the blob is; with the lock it stays until we commit.
+            _hold(source.digest)
+            if not Attachment.objects.filter(pk=source_id, s3_key=source.s3_key).exists():
+                raise SourceGone
+        return Attachment.objects.create(
+            part=target,
+            attachment_type=source.attachment_type,
+            title=source.title,
+            s3_key=source.s3_key,
+            url=source.url,
+            filename=source.filename,
+            content_type=source.content_type,
+            file_size=source.file_size,
+        )
+
+
+def repoint(attachment_id: int, old_key: str, digest: Digest, size: int) -> bool:
+    """Move a row from its old key to a blob that is stored already. Size in bytes.
+
+    False if the row no longer points at `old_key`: somebody else moved or deleted it, and
+    nothing was changed. Raises Absent if the blob is not there, Corrupt if its size is wrong.
+    """
+    with transaction.atomic():
+        # The blob was stored outside this transaction, when nothing referenced it yet. Only now,
+        # under the lock, is it certain that a collection has not taken it since.
+        _hold(digest)
+        stat = attachment_store().stat(digest.key)
+        if stat.size != size:
+            raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
+        moved = Attachment.objects.filter(pk=attachment_id, s3_key=old_key).update(
+            s3_key=digest.key, file_size=size, updated_at=timezone.now()
+        )
+    return moved == 1
+
+
+def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
+    """Save rows that come with their keys, times and, where set, ids. No signal is sent.
+
+    A row on a blob is saved only if the blob is stored in the row's size. Returns the others, by
+    their position in `rows`, and what is wrong with each. Whoever adopts rows on older keys must
+    keep a cleanup away (`LEGACY_LAYOUT`). Raises StoreError if the store cannot tell, and the
+    database's errors; then nothing is saved.
+    """
+    with transaction.atomic():
+        digests = sorted({row.digest for row in rows if row.digest is not None})
+        for digest in digests:
+            _hold(digest)
+        # As in repoint: only under the lock does what the store says hold until the commit.
+        with ThreadPoolExecutor(ADOPTION_LOOKS) as looks:
+            sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
+            found = dict(zip(digests, sizes, strict=True))
+        refused: dict[int, StoreError] = {}
+        for position, row in enumerate(rows):
+            if row.digest is not None and (fault := _misfit(row, found[row.digest])):
+                refused[position] = fault
+        create_with_times([row for at, row in enumerate(rows) if at not in refused])
+    return refused
+
+
+def _size_or_absence(store: BlobStore, digest: Digest) -> int | Absent:
+    try:
+        return store.stat(digest.key).size
+    except Absent as absent:
+        return absent
+
+
+def _misfit(row: Attachment, found: int | Absent) -> StoreError | None:
+    if isinstance(found, Absent):
+        return found
+    if found != row.file_size:
+        said = f"{found} bytes are stored, the row says {row.file_size}"
+        return Corrupt(said, key=row.s3_key or "")
+    return None
+
+
+@contextmanager
+def excluding(digests: Sequence[Digest]) -> Iterator[set[Digest]]:
+    """Of these digests, those that nobody is adding a reference to, nor can while the block runs.
+
+    A digest that is in use at this moment is left out, not waited for. The block runs in a
+    transaction of its own; the locks fall at its end.
+    """
+    with transaction.atomic(durable=True):
+        yield _try_exclusive(digests)
+
+
+@contextmanager
+def collecting(digests: Sequence[Digest]) -> Iterator[set[Digest]]:
+    """Of these digests, those that no row references and none can come to while the block runs.
+
+    Keep batches to a few hundred: each digest takes a slot of PostgreSQL's shared lock table.
+    """
+    with excluding(digests) as held:
+        # This look must come after the lock: an upload that committed before we got it is seen
+        # here, one that comes later waits for us and then finds the blob gone and stores it.
+        yield held - referenced(held)
+
+
+def referenced(digests: set[Digest]) -> set[Digest]:
+    """Those of the digests that any registered column references."""
+    keys = {digest.key: digest for digest in digests}
+    found: set[Digest] = set()
+    for label, column in REFERENCE_COLUMNS:
+        rows: Any = apps.get_model(label)._default_manager
+        named = rows.filter(**{f"{column}__in": list(keys)}).values_list(column, flat=True)
+        found.update(keys[key] for key in named.distinct())
+    return found
+
+
+def _lock_number(digest: Digest) -> int:
+    """The digest's advisory lock, in the single-bigint space.
+
+    Two digests that share these 64 bits merely wait for each other.
+    """
+    return int.from_bytes(digest.raw[:8], "big", signed=True)
+
+
+def _hold(digest: Digest) -> None:
+    """Hold the digest's lock, shared, until the transaction ends; waits for a collector."""
+    if not connection.in_atomic_block:
+        raise transaction.TransactionManagementError("a digest is held inside a transaction")
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [_lock_number(digest)])
+
+
+def _try_exclusive(digests: Sequence[Digest]) -> set[Digest]:
+    if connection.vendor != "postgresql":
+        return set(digests)
+    numbers = {_lock_number(digest) for digest in digests}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT n FROM unnest(%s::bigint[]) AS n WHERE pg_try_advisory_xact_lock(n)",
+            [sorted(numbers)],
+        )
+        obtained = {row[0] for row in cursor.fetchall()}
+    return {digest for digest in digests if _lock_number(digest) in obtained}

@@ -1,0 +1,227 @@
+"""From the bytes of a request to a staged upload that is known to be acceptable.
+
+The handler hashes and counts while Django parses the request, for the API and the admin alike,
+into a file on the blobs' own filesystem: storing it is then a rename, not a second copy. `stage`
+decides what was received and under which name it is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import unicodedata
+import uuid
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadhandler import FileUploadHandler
+from PIL import Image
+
+from attachments.models import Attachment
+from cas.conf import serving
+from cas.digest import Hasher
+from cas.sniff import EXTENSIONS, HEAD, PDF, PILLOW_FORMATS, sniff
+from cas.storage import attachment_store
+from cas.storage.base import Staged, StoreFull
+
+MULTIPART_OVERHEAD = 1024 * 1024
+"""Bytes of a request that are not the file: boundaries, part headers, a title."""
+
+MAX_NAME_BYTES = 200
+
+
+class UploadRefused(Exception):
+    """An upload that cannot be accepted. `status` is the HTTP status that says so."""
+
+    status = 400
+    code = "upload_refused"
+
+
+class EmptyFile(UploadRefused):
+    """The file is empty."""
+
+    code = "empty_file"
+
+
+class TooLarge(UploadRefused):
+    """The file is larger than this installation accepts."""
+
+    status = 413
+    code = "file_too_large"
+
+
+class UnsupportedType(UploadRefused):
+    """The file is not a JPEG, PNG, WebP, GIF or AVIF image that can be opened, nor a PDF."""
+
+    status = 415
+    code = "unsupported_type"
+
+
+class TooManyPixels(UploadRefused):
+    """The image has more pixels than this installation decodes."""
+
+    status = 422
+    code = "too_many_pixels"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedUpload:
+    """An acceptable upload: its bytes, and what its row will say about them."""
+
+    staged: Staged
+    filename: str
+    content_type: str
+    kind: Attachment.Kind
+
+
+class ReceivedFile(UploadedFile):  # type: ignore[type-arg] # generic in the stubs only
+    """A received file: staged in full, or the fault that kept it from being staged.
+
+    A fault is kept, not raised, so that the rest of the request is still read and the client
+    gets an answer instead of a broken connection; `stage` raises it. Closing removes the file.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, staged: Staged, fault: Exception | None) -> None:
+        super().__init__(file, name, "application/octet-stream", staged.size)
+        self.staged = staged
+        self.fault = fault
+
+    def temporary_file_path(self) -> str:
+        return str(self.staged.path)
+
+    def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.staged.path.unlink()
+        if self.file is not None:
+            self.file.close()
+
+
+class HashingUploadHandler(FileUploadHandler):
+    """Stages each file of a multipart request, hashed on the way, in flat memory."""
+
+    chunk_size = 256 * 1024
+
+    def handle_raw_input(
+        self,
+        input_data: Any,
+        META: Any,
+        content_length: int,
+        boundary: str,
+        encoding: str | None = None,
+    ) -> None:
+        self.hopeless = content_length > settings.INVENTORY_MAX_UPLOAD_BYTES + MULTIPART_OVERHEAD
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:
+        super().new_file(*args, **kwargs)
+        self.path = attachment_store().staging_dir / f"upload-{uuid.uuid4().hex}"
+        # Readable to the web server beside us, which may deliver the blob this file becomes.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self.staging = os.fdopen(descriptor, "w+b")
+        self.hasher = Hasher()
+        self.fault: Exception | None = None
+        if self.hopeless:
+            limit = settings.INVENTORY_MAX_UPLOAD_BYTES
+            self._give_up(TooLarge(f"what was sent at once is larger than {limit:,} bytes"))
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
+        if self.fault:
+            return
+        limit = settings.INVENTORY_MAX_UPLOAD_BYTES
+        if self.hasher.size + len(raw_data) > limit:
+            self._give_up(TooLarge(_too_large(limit)))
+            return
+        self.hasher.update(raw_data)
+        try:
+            self.staging.write(raw_data)
+        except OSError as error:
+            self._give_up(StoreFull(f"the upload could not be staged: {error.strerror}"))
+
+    def file_complete(self, file_size: int) -> ReceivedFile:
+        try:
+            self.staging.flush()
+        except OSError as error:
+            self._give_up(StoreFull(f"the upload could not be staged: {error.strerror}"))
+        self.staging.seek(0)
+        staged = Staged(self.path, self.hasher.digest, self.hasher.md5, self.hasher.size)
+        return ReceivedFile(self.staging, self.file_name or "", staged, self.fault)
+
+    def upload_interrupted(self) -> None:
+        if hasattr(self, "staging"):
+            self.staging.close()
+            self.path.unlink(missing_ok=True)
+
+    def _give_up(self, fault: Exception) -> None:
+        self.fault = fault
+        # What was written is of no use to anybody: give the room back at once.
+        with contextlib.suppress(OSError):
+            self.staging.truncate(0)
+
+
+def stage(received: ReceivedFile) -> StagedUpload:
+    """Decide what was received. Raises UploadRefused, or the StoreError staging met."""
+    if received.fault:
+        raise received.fault
+    staged = received.staged
+    if staged.size == 0:
+        raise EmptyFile("the file is empty")
+    with staged.path.open("rb") as stream:
+        content_type = sniff(stream.read(HEAD))
+    if content_type is None:
+        raise UnsupportedType("only JPEG, PNG, WebP, GIF and AVIF images and PDFs are accepted")
+    if content_type == PDF:
+        _check_size(staged.size, settings.INVENTORY_MAX_PDF_BYTES)
+        kind = Attachment.Kind.PDF
+    else:
+        _check_size(staged.size, settings.INVENTORY_MAX_IMAGE_BYTES)
+        _check_image(staged.path, content_type)
+        kind = Attachment.Kind.IMAGE
+    return StagedUpload(staged, safe_name(received.name or "", content_type), content_type, kind)
+
+
+def safe_name(name: str, content_type: str) -> str:
+    """A base name that every file system and header can carry, Unicode kept.
+
+    Directories, control and invisible formatting characters (which can make `gpj.exe` read as
+    `exe.jpg`) and what Windows forbids are dropped. An extension that does not belong to the
+    content type gets the right one appended, so that a saved file opens as what it is.
+    """
+    base = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
+    kept = "".join(c for c in base if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*')
+    kept = " ".join(kept.split()).strip(". ")
+    extensions = EXTENSIONS.get(content_type, ())
+    stem, dot, extension = kept.rpartition(".")
+    if extensions and not (dot and stem and f".{extension.lower()}" in extensions):
+        stem, extension = kept or "attachment", extensions[0].removeprefix(".")
+    room = MAX_NAME_BYTES - len(extension.encode()) - 1
+    stem = stem.encode()[:room].decode(errors="ignore").rstrip(". ")
+    return f"{stem}.{extension}" if extension else stem
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(_too_large(limit))
+
+
+def _too_large(limit: int) -> str:
+    return f"the file is larger than {limit:,} bytes, the most that is accepted"
+
+
+def _check_image(path: Path, content_type: str) -> None:
+    """Open the image with the one decoder its bytes call for; its pixels are not decoded."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own pixel limit is a warning first; ours, below, is the one that counts.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=[PILLOW_FORMATS[content_type]]) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels("the image has too many pixels") from error
+    except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:
+        raise UnsupportedType("the file starts like an image but cannot be opened") from error
+    most = serving().thumbnail_max_pixels
+    if width * height > most:
+        raise TooManyPixels(f"the image has {width} x {height} pixels; {most} are accepted")
