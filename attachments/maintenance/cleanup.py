@@ -1,0 +1,237 @@
+"""Deletes the older layout's objects once nothing needs them any more."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from django.apps import apps
+from django.conf import settings
+from django.core.management.base import OutputWrapper
+from django.utils import timezone
+from prometheus_client import Counter as Metric
+
+from attachments.maintenance.content import verify_content
+from attachments.maintenance.database import LEGACY_LAYOUT, patiently, run_lock
+from attachments.maintenance.progress import Progress
+from attachments.maintenance.report import Report
+from attachments.maintenance.rows import LEGACY_KEY, unmigrated
+from attachments.maintenance.run import ExitStatus, Halt, Stop, stopped_by_signals
+from attachments.maintenance.survey import Entry, survey
+from attachments.references import REFERENCE_COLUMNS
+from cas.digest import CAS_PREFIX
+from cas.storage import attachment_store
+from cas.storage.base import BlobStat, BlobStore, StoreError
+
+logger = logging.getLogger(__name__)
+
+DELETED_OBJECTS = Metric(
+    "inventory_legacy_objects_deleted_total", "Legacy objects a cleanup dealt with.", ["outcome"]
+)
+DELETED_BYTES = Metric("inventory_legacy_bytes_deleted_total", "Bytes of deleted legacy objects.")
+
+BATCH: Final = 500
+"""Objects whose references are looked up, and which are then deleted, at a time."""
+
+SAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupOptions:
+    """`min_age` is how old an object must be; `max_delete` how many objects at most."""
+
+    dry_run: bool = False
+    min_age: timedelta = timedelta()
+    max_delete: int | None = None
+    verify_content: bool = False
+    workers: int = 4
+    report: Path | None = None
+    as_json: bool = False
+
+
+@dataclass(slots=True)
+class CleanupSummary:
+    """What was found below the older prefix, and what became of it."""
+
+    dry_run: bool
+    status: ExitStatus = ExitStatus.DONE
+    reason: str = ""
+    deleted: int = 0
+    deleted_bytes: int = 0
+    too_young: int = 0
+    unknown: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    samples: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "status": self.status.name.lower(),
+            "reason": self.reason,
+            "dry_run": self.dry_run,
+            "deleted": self.deleted,
+            "deleted_bytes": self.deleted_bytes,
+            "too_young": self.too_young,
+            "unknown_left_alone": self.unknown,
+            "failures": dict(self.failures),
+        }
+
+
+def cleanup(options: CleanupOptions, progress_stream: OutputWrapper) -> CleanupSummary:
+    """Delete, or with `dry_run` only say what would be. Raises Halt if it is refused."""
+    if not (options.dry_run or settings.CAS_MIGRATION_DELETE_OLD_OBJECTS):
+        raise Halt(
+            ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
+        )
+    store = attachment_store()
+    stop = Stop()
+    summary = CleanupSummary(options.dry_run)
+    with run_lock(LEGACY_LAYOUT), stopped_by_signals(stop):
+        check_complete(store, stop)
+        progress = Progress(0, progress_stream, as_json=options.as_json)
+        if options.verify_content:
+            verify_content(store, progress, workers=options.workers, stop=stop)
+        if not stop.requested:
+            with Report(options.report) as report:
+                _delete(store, options, summary, report, progress, stop)
+        progress.clear()
+    if stop.status is not None:
+        summary.status, summary.reason = stop.status, stop.reason
+    elif summary.failures:
+        summary.status = ExitStatus.ITEMS_FAILED
+    return summary
+
+
+def check_complete(store: BlobStore, stop: Stop) -> None:
+    """Raises Halt unless every row is migrated and every referenced object is whole.
+
+    One listing of `cas/` against one ordered pass over the rows; sizes are compared, contents
+    are not.
+    """
+    _check_all_migrated(stop)
+    damaged = (entry for entry in survey(store, CAS_PREFIX) if entry.missing or entry.wrong_size)
+    found = list(islice(damaged, SAMPLES + 1))
+    if found:
+        more = ", and more" if len(found) > SAMPLES else ""
+        raise Halt(
+            ExitStatus.DAMAGE_FOUND,
+            "; ".join(_damage(entry) for entry in found[:SAMPLES])
+            + f"{more}. Nothing was deleted; run verify_cas --repair while the old objects are "
+            "still there",
+        )
+
+
+def _check_all_migrated(stop: Stop) -> None:
+    left = patiently(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
+    if left:
+        named = ", ".join(f"row {pk} ({key})" for pk, key in left[:SAMPLES])
+        more = ", and more" if len(left) > SAMPLES else ""
+        raise Halt(
+            ExitStatus.REFUSED,
+            f"not every row is migrated: {named}{more}. Nothing more was deleted; run "
+            "migrate_to_cas first",
+        )
+
+
+def _damage(entry: Entry) -> str:
+    if entry.stat is None:
+        return f"{entry.key} is missing, which row {entry.row} references"
+    row, size = (entry.misfit.row, entry.misfit.size) if entry.misfit else (entry.row, None)
+    return f"{entry.key} has {entry.stat.size} bytes, row {row} says {size}"
+
+
+def _delete(
+    store: BlobStore,
+    options: CleanupOptions,
+    summary: CleanupSummary,
+    report: Report,
+    progress: Progress,
+    stop: Stop,
+) -> None:
+    plan = _deletable(store, options, summary, report)
+    if options.max_delete is not None:
+        plan = islice(plan, options.max_delete)
+    while not stop.requested and (batch := list(islice(plan, BATCH))):
+        _check_unreferenced(batch, stop)
+        if options.dry_run:
+            outcomes: Iterator[tuple[str, StoreError | None]] = ((stat.key, None) for stat in batch)
+        else:
+            outcomes = store.remove_many([stat.key for stat in batch])
+        sizes = {stat.key: stat.size for stat in batch}
+        for key, error in outcomes:
+            _record(key, sizes[key], error, summary, report)
+            progress.done += 1
+            progress.bytes = summary.deleted_bytes
+            progress.failures = summary.failures
+            progress.show_if_due()
+    if options.max_delete is not None and summary.deleted >= options.max_delete:
+        stop.request(ExitStatus.LIMIT_REACHED, f"{options.max_delete} objects were the limit")
+
+
+def _deletable(
+    store: BlobStore, options: CleanupOptions, summary: CleanupSummary, report: Report
+) -> Iterator[BlobStat]:
+    """The legacy objects that are old enough. What does not look like one is listed instead."""
+    newest = timezone.now() - options.min_age
+    for stat in outside_cas(store):
+        if not LEGACY_KEY.match(stat.key):
+            summary.unknown += 1
+            logger.warning("not a known legacy key, left alone: %s (%d bytes)", stat.key, stat.size)
+            report.write({"key": stat.key, "bytes": stat.size, "outcome": "unknown"})
+        elif stat.modified > newest:
+            summary.too_young += 1
+        else:
+            yield stat
+
+
+def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
+    """Every object that is not below `cas/`, without listing what is."""
+    for stat in store.scan(""):
+        if stat.key >= CAS_PREFIX:
+            break
+        yield stat
+    # "0" is the byte after "/": every key below `cas/` sorts before it.
+    for stat in store.scan("", after=CAS_PREFIX[:-1] + "0"):
+        if not stat.key.startswith(CAS_PREFIX):
+            yield stat
+
+
+def _check_unreferenced(batch: list[BlobStat], stop: Stop) -> None:
+    """Look again, right before deleting. A reference now means that the check was overtaken."""
+    keys = [stat.key for stat in batch]
+    for label, column in REFERENCE_COLUMNS:
+        model: Any = apps.get_model(label)
+        rows = model._default_manager.filter(**{f"{column}__in": keys}).values_list("pk", column)
+        found = patiently(rows.first, stop)
+        if found:
+            raise Halt(
+                ExitStatus.REFUSED,
+                f"row {found[0]} has come to reference {found[1]} meanwhile. Its object and the "
+                "rest were not deleted; run migrate_to_cas first",
+            )
+
+
+def _record(
+    key: str, size: int, error: StoreError | None, summary: CleanupSummary, report: Report
+) -> None:
+    if error is not None:
+        summary.failures[error.code] += 1
+        if len(summary.samples) < SAMPLES:
+            summary.samples.append(f"{key}: {error}")
+        DELETED_OBJECTS.labels("failed").inc()
+        logger.warning("%s could not be deleted: %s", key, error)
+        report.write({"key": key, "bytes": size, "outcome": "failed", "error": str(error)})
+        return
+    summary.deleted += 1
+    summary.deleted_bytes += size
+    outcome = "would_delete" if summary.dry_run else "deleted"
+    if not summary.dry_run:
+        DELETED_OBJECTS.labels("deleted").inc()
+        DELETED_BYTES.inc(size)
+        logger.info("deleted %s, %d bytes", key, size)
+    report.write({"key": key, "bytes": size, "outcome": outcome})

@@ -1,0 +1,41 @@
+"""Whether store and database agree about the time, which a grace period depends on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from django.db import connection
+from django.utils import timezone
+
+from attachments.maintenance.preflight import Probe
+from attachments.maintenance.run import ExitStatus, Halt
+from cas.storage.base import BlobStore
+
+MOST_APART: Final = timedelta(minutes=5)
+
+
+def database_now() -> datetime:
+    """The database server's clock; SQLite has this machine's."""
+    if connection.vendor != "postgresql":
+        return timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+    return now.astimezone(UTC)
+
+
+def check_clocks(store: BlobStore) -> None:
+    """Store a small object and compare its time with the database's. Raises Halt, StoreError."""
+    with Probe(store) as probe:
+        refuse_apart(store.stat(probe.digest.key).modified, database_now())
+
+
+def refuse_apart(store: datetime, database: datetime) -> None:
+    apart = abs(store - database)
+    if apart > MOST_APART:
+        raise Halt(
+            ExitStatus.REFUSED,
+            f"the clocks of store and database are {apart.total_seconds():.0f} seconds apart; an "
+            "object's age cannot be told. Set the clocks right first",
+        )

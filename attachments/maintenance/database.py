@@ -1,0 +1,147 @@
+"""How maintenance runs share one database: turns, retries, and locks that die with their process.
+
+On PostgreSQL the locks are session advisory locks of the two-integer space (single digests use
+the one-bigint space, which is apart). They hold no transaction open, need no clean-up after a
+crash, and have no time limit to expire under a live owner. They belong to a connection, so the
+commands must reach the database directly or through a pooler in session mode.
+
+SQLite has one writer. There a run is alone, by a file lock beside the database, which also dies
+with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from django.db import InterfaceError, InternalError, OperationalError, connection
+
+from attachments.maintenance.pacing import backoff
+from attachments.maintenance.run import ExitStatus, Halt, Stop
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+ATTEMPTS: Final = 8
+"""Tries of one database operation: a server that restarts has about twenty seconds for it."""
+
+LOCK_SPACE: Final = 0x1A77AC4
+"""First integer of the advisory locks that name whole runs."""
+
+BLOCK_SPACE: Final = 0x1A77AC5
+"""First integer of the advisory locks that claim a block of rows."""
+
+LEGACY_LAYOUT: Final = "legacy-layout"
+"""The lock of everything that relies on what lies under the older layout's keys."""
+
+# PostgreSQL ends a session that idles in a transaction with an InternalError.
+CONNECTION_ERRORS: Final = (OperationalError, InterfaceError, InternalError)
+
+_writer = threading.Lock()
+
+
+def turn() -> AbstractContextManager[object]:
+    """On SQLite, this process's turn at the database; elsewhere nothing to wait for.
+
+    SQLite's own waiting polls with growing pauses and is unfair: with many threads the unlucky
+    one runs into its timeout. A lock hands the one write lock on at once.
+    """
+    return contextlib.nullcontext() if connection.vendor == "postgresql" else _writer
+
+
+def patiently(operation: Callable[[], Value], stop: Stop) -> Value:
+    """The operation's value, tried again on a new connection when the database went away.
+
+    The operation must be safe to repeat. Raises Halt when the database stays away, Stopped.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with turn():
+                return operation()
+        except CONNECTION_ERRORS as error:
+            connection.close()
+            if attempt == ATTEMPTS:
+                raise Halt(
+                    ExitStatus.UNAVAILABLE, f"the database cannot be used: {error}"
+                ) from error
+            logger.warning("database error, attempt %d of %d: %s", attempt, ATTEMPTS, error)
+            stop.sleep(backoff(attempt))
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def run_lock(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a run's lock without waiting for it. Raises Halt if another run holds it."""
+    if connection.vendor == "postgresql":
+        held = _hold_in_postgresql(name, shared)
+    else:
+        held = _hold_beside_sqlite(name)
+    with held:
+        yield
+
+
+@contextmanager
+def _hold_in_postgresql(name: str, shared: bool) -> Iterator[None]:
+    kind = "_shared" if shared else ""
+    number = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    if not _lock_call(f"pg_try_advisory_lock{kind}", LOCK_SPACE, number):
+        raise _locked(name)
+    try:
+        yield
+    finally:
+        # A connection that is gone has let go of the lock already.
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            _lock_call(f"pg_advisory_unlock{kind}", LOCK_SPACE, number)
+
+
+@contextmanager
+def _hold_beside_sqlite(name: str) -> Iterator[None]:
+    database = str(connection.settings_dict["NAME"])
+    if ":memory:" in database or "mode=memory" in database:
+        # No second process can open a database in memory.
+        yield
+        return
+    path = Path(f"{database}.{name}.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _locked(name) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(name: str) -> Halt:
+    return Halt(
+        ExitStatus.LOCKED,
+        f"another maintenance run holds the lock '{name}'; try again when it has ended",
+    )
+
+
+def claim_block(number: int) -> bool:
+    """Claim a block of rows for this session. On SQLite a run is alone and always gets it."""
+    if connection.vendor != "postgresql":
+        return True
+    return _lock_call("pg_try_advisory_lock", BLOCK_SPACE, number & 0x7FFFFFFF)
+
+
+def release_block(number: int) -> None:
+    if connection.vendor == "postgresql":
+        _lock_call("pg_advisory_unlock", BLOCK_SPACE, number & 0x7FFFFFFF)
+
+
+def _lock_call(function: str, space: int, number: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {function}(%s, %s)", [space, number])
+        return bool(cursor.fetchone()[0])

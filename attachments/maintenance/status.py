@@ -1,0 +1,146 @@
+"""How far the move has come. Every figure is counted in the table, on whatever machine asks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.db import connection
+from django.db.models import Count, Max, Q, Sum
+
+from attachments.maintenance.database import LEGACY_LAYOUT, LOCK_SPACE
+from attachments.maintenance.rows import CAS_KEY
+from attachments.maintenance.survey import Entry, survey
+from attachments.models import LEGACY_PREFIX, Attachment
+from cas.digest import CAS_PREFIX
+from cas.storage.base import BlobStore
+
+SAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """Rows by state, and bytes as the rows record them.
+
+    `malformed` rows have a key of neither form; a migration reports them as failed.
+    `blob_bytes` counts a shared blob once. `runs` is how many migrations hold the lock at this
+    moment, None where the database cannot tell.
+    """
+
+    links: int
+    migrated: int
+    legacy: int
+    malformed: int
+    migrated_bytes: int
+    unmigrated_bytes: int
+    blobs: int
+    blob_bytes: int
+    runs: int | None
+
+    @property
+    def unmigrated(self) -> int:
+        return self.legacy + self.malformed
+
+    @property
+    def dedup_ratio(self) -> float:
+        """Bytes that rows point at for each byte that is stored; 1.0 where nothing is shared."""
+        return self.migrated_bytes / self.blob_bytes if self.blob_bytes else 1.0
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "links": self.links,
+            "migrated": self.migrated,
+            "legacy": self.legacy,
+            "malformed": self.malformed,
+            "migrated_bytes": self.migrated_bytes,
+            "unmigrated_bytes": self.unmigrated_bytes,
+            "blobs": self.blobs,
+            "blob_bytes": self.blob_bytes,
+            "dedup_ratio": round(self.dedup_ratio, 3),
+            "runs": self.runs,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatus:
+    """Referenced objects that are missing or of another size than their rows say."""
+
+    missing: int
+    wrong_size: int
+    samples: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not (self.missing or self.wrong_size)
+
+
+def migration_status() -> MigrationStatus:
+    in_cas = Q(s3_key__regex=CAS_KEY)
+    # The prefix alone is not enough: SQLite's LIKE takes PARTS/ for parts/.
+    legacy = Q(s3_key__regex=rf"\A{LEGACY_PREFIX}")
+    rows = Attachment.objects.order_by()
+    counted = rows.aggregate(
+        links=Count("pk", filter=Q(s3_key__isnull=True)),
+        files=Count("pk", filter=Q(s3_key__isnull=False)),
+        migrated=Count("pk", filter=in_cas),
+        legacy=Count("pk", filter=legacy),
+        bytes=Sum("file_size"),
+        migrated_bytes=Sum("file_size", filter=in_cas),
+    )
+    blobs = (
+        rows.filter(in_cas)
+        .values("s3_key")
+        .annotate(size=Max("file_size"))
+        .aggregate(count=Count("s3_key"), bytes=Sum("size"))
+    )
+    migrated_bytes = counted["migrated_bytes"] or 0
+    return MigrationStatus(
+        links=counted["links"],
+        migrated=counted["migrated"],
+        legacy=counted["legacy"],
+        malformed=counted["files"] - counted["migrated"] - counted["legacy"],
+        migrated_bytes=migrated_bytes,
+        unmigrated_bytes=(counted["bytes"] or 0) - migrated_bytes,
+        blobs=blobs["count"],
+        blob_bytes=blobs["bytes"] or 0,
+        runs=_running(),
+    )
+
+
+def check_objects(store: BlobStore) -> ObjectStatus:
+    """Compare every reference with what the store lists. Raises StoreError."""
+    missing = wrong_size = 0
+    samples: list[str] = []
+    for entry in _both_layouts(store):
+        if entry.missing:
+            missing += 1
+        elif entry.wrong_size:
+            wrong_size += 1
+        else:
+            continue
+        if len(samples) < SAMPLES:
+            fault = "missing" if entry.missing else "wrong size"
+            samples.append(f"{fault}: {entry.key}, row {entry.row}")
+    return ObjectStatus(missing, wrong_size, tuple(samples))
+
+
+def _both_layouts(store: BlobStore) -> Iterator[Entry]:
+    yield from survey(store, CAS_PREFIX)
+    yield from survey(store, LEGACY_PREFIX)
+
+
+def _running() -> int | None:
+    if connection.vendor != "postgresql":
+        return None
+    number = zlib.crc32(LEGACY_LAYOUT.encode()) & 0x7FFFFFFF
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # objsubid 2 marks the two-integer space; another database's locks are not ours.
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND classid = %s AND objid = %s AND objsubid = 2 AND mode = 'ShareLock'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [LOCK_SPACE, number],
+        )
+        return int(cursor.fetchone()[0])

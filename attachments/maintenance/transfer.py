@@ -1,0 +1,194 @@
+"""Moving one legacy object and the rows that share it: read once, then a commit a row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+from attachments import references
+from attachments.maintenance.attempts import Attempts
+from attachments.maintenance.database import patiently
+from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.rows import Group, IdRange, members
+from attachments.maintenance.run import Halt, Stop, Stopped
+from attachments.models import LEGACY_PREFIX, Attachment
+from cas.digest import Digest
+from cas.storage.base import (
+    Absent,
+    BlobStore,
+    Corrupt,
+    Ingested,
+    OnBytes,
+    Outcome,
+    StoreError,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RowOutcome(StrEnum):
+    """What became of one row."""
+
+    MIGRATED = "migrated"
+    DEDUPLICATED = "deduplicated"
+    ALREADY_DONE = "already_done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """One row's outcome; `size` in bytes. A failed row was left as it was."""
+
+    id: int
+    old_key: str
+    size: int
+    outcome: RowOutcome
+    attempts: int
+    digest: Digest | None = None
+    error_class: str = ""
+    error: str = ""
+
+
+class RowFault(Exception):
+    """A row cannot be migrated, whatever the store does. `code` is its class in reports."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Acts(Protocol):
+    """The two steps that change something; a rehearsal has its own.
+
+    `verb` says in the log what they do to a row.
+    """
+
+    verb: str
+
+    def ingest(self, key: str, on_bytes: OnBytes) -> Ingested:
+        """Make the object's bytes available at their CAS key."""
+
+    def repoint(self, row: int, old_key: str, digest: Digest, size: int) -> bool:
+        """Move the row. False if it no longer points at the old key."""
+
+
+class RealActs:
+    verb = "migrated"
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+
+    def ingest(self, key: str, on_bytes: OnBytes) -> Ingested:
+        return self._store.ingest(key, on_bytes)
+
+    def repoint(self, row: int, old_key: str, digest: Digest, size: int) -> bool:
+        return references.repoint(row, old_key, digest, size)
+
+
+class Transfer:
+    """Migrates groups of rows; called from several threads."""
+
+    def __init__(
+        self,
+        acts: Acts,
+        store: BlobStore,
+        *,
+        ids: IdRange,
+        pace: Pace,
+        bandwidth: Bandwidth,
+        stop: Stop,
+    ) -> None:
+        self._acts = acts
+        self._store = store
+        self._ids = ids
+        self._pace = pace
+        self._bandwidth = bandwidth
+        self._stop = stop
+
+    def results(self, group: Group) -> Iterator[RowResult]:
+        """Migrate the group, yielding each row's result. Raises Halt, Stopped."""
+        attempts = Attempts(self._pace, self._stop, self._store)
+        try:
+            ingested = attempts.of(partial(self._ingest, group))
+        except (Halt, Stopped):
+            raise
+        except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
+            for row in members(group, self._ids, self._stop):
+                yield _failed(row, group, attempts.taken(), error)
+            return
+        stored = ingested.outcome is not Outcome.PRESENT
+        for row in members(group, self._ids, self._stop):
+            result = self._row(row, group, ingested, attempts, stored=stored)
+            # The object is counted as transferred once; every further row only shares it.
+            stored = stored and result.outcome is not RowOutcome.MIGRATED
+            yield result
+
+    def _ingest(self, group: Group) -> Ingested:
+        if not group.key.startswith(LEGACY_PREFIX):
+            raise RowFault(
+                "unknown_key", f"the key is neither below {LEGACY_PREFIX} nor cas/<digest>"
+            )
+        ingested = self._acts.ingest(group.key, self._bandwidth.spend)
+        if ingested.size != group.size:
+            raise RowFault(
+                "size_mismatch", f"the row says {group.size} bytes, the object has {ingested.size}"
+            )
+        return ingested
+
+    def _row(
+        self, row: int, group: Group, ingested: Ingested, attempts: Attempts, *, stored: bool
+    ) -> RowResult:
+        digest = ingested.digest
+        try:
+            moved = attempts.of(partial(self._repoint, row, group, digest))
+        except (Halt, Stopped):
+            raise
+        except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
+            return _failed(row, group, attempts.taken(), error)
+        if moved:
+            outcome = RowOutcome.MIGRATED if stored else RowOutcome.DEDUPLICATED
+            logger.info(
+                "%s row %d: %s -> %s, digest %s, %s",
+                self._acts.verb, row, group.key, digest.key, digest, outcome,
+            )  # fmt: skip
+        else:
+            there = patiently(Attachment.objects.filter(pk=row).exists, self._stop)
+            outcome = RowOutcome.ALREADY_DONE if there else RowOutcome.SKIPPED
+        return RowResult(row, group.key, group.size, outcome, attempts.taken(), digest)
+
+    def _repoint(self, row: int, group: Group, digest: Digest) -> bool:
+        """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
+        try:
+            return patiently(
+                partial(self._acts.repoint, row, group.key, digest, group.size), self._stop
+            )
+        except (Absent, Corrupt):
+            # Collected or damaged since it was stored: store it again, and try once more.
+            self._ingest(group)
+            return patiently(
+                partial(self._acts.repoint, row, group.key, digest, group.size), self._stop
+            )
+
+
+def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResult:
+    """Log the failure; the run goes on with the other rows, whatever it was."""
+    known = isinstance(error, StoreError | RowFault)
+    code = error.code if isinstance(error, StoreError | RowFault) else "unexpected"
+    logger.error(
+        "row %d was not migrated: %s: %s: %s",
+        row, group.key, code, error, exc_info=None if known else error,
+    )  # fmt: skip
+    return RowResult(
+        row,
+        group.key,
+        group.size,
+        RowOutcome.FAILED,
+        attempts,
+        error_class=code,
+        error=str(error),
+    )

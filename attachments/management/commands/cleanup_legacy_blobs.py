@@ -1,0 +1,73 @@
+"""`manage.py cleanup_legacy_blobs`: delete the older layout's objects after the migration."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from attachments.maintenance.cleanup import CleanupOptions, CleanupSummary, cleanup
+from attachments.maintenance.command import (
+    MaintenanceCommand,
+    add_asking,
+    add_output,
+    duration,
+    positive,
+)
+from attachments.maintenance.run import ExitStatus
+
+
+class Command(MaintenanceCommand):
+    help = (
+        "Deletes objects of the older layout that no row references. Refuses unless every row is "
+        "migrated, every referenced object is there in the right size, and "
+        "CAS_MIGRATION_DELETE_OLD_OBJECTS=true."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_asking(parser)
+        add_output(parser)
+        parser.add_argument(
+            "--min-age", type=duration, default=0.0, metavar="TIME",
+            help="leave objects that are younger, as in 30d",
+        )  # fmt: skip
+        parser.add_argument("--max-delete", type=positive, help="delete at most so many objects")
+        parser.add_argument(
+            "--verify-content", action="store_true",
+            help="hash every referenced object again before anything is deleted",
+        )  # fmt: skip
+        parser.add_argument("--workers", type=positive, default=4, help="objects hashed at a time")
+
+    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
+        if not options["dry_run"]:
+            self.confirm(
+                "The objects of the older layout will be deleted for good.",
+                sure=options["yes_i_am_sure"],
+            )
+        summary = cleanup(
+            CleanupOptions(
+                dry_run=options["dry_run"],
+                min_age=timedelta(seconds=options["min_age"]),
+                max_delete=options["max_delete"],
+                verify_content=options["verify_content"],
+                workers=options["workers"],
+                report=options["report"],
+                as_json=options["json"],
+            ),
+            self.stdout if options["json"] else self.stderr,
+        )
+        self._print(summary, options)
+        return summary.status
+
+    def _print(self, summary: CleanupSummary, options: dict[str, Any]) -> None:
+        command = "manage.py cleanup_legacy_blobs"
+        if summary.status is ExitStatus.DONE and not summary.dry_run:
+            command = "manage.py migration_status"
+        if options["json"]:
+            self.print_json({"summary": {**summary.figures(), "next": command}})
+            return
+        self.print_figures(summary.figures())
+        for sample in summary.samples:
+            self.fail(sample)
+        self.stdout.write(f"Next: {command}")

@@ -1,0 +1,102 @@
+"""`manage.py migrate_to_cas`: move the rows of the older layout to content-addressed keys."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from attachments.maintenance.command import (
+    MaintenanceCommand,
+    add_asking,
+    add_output,
+    duration,
+    positive,
+    size,
+)
+from attachments.maintenance.migrate import MigrationOptions, MigrationSummary, migrate
+from attachments.maintenance.rows import IdRange, unmigrated
+from attachments.maintenance.run import ExitStatus
+
+
+def id_range(text: str) -> IdRange:
+    try:
+        return IdRange.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class Command(MaintenanceCommand):
+    help = (
+        "Moves attachments from the older layout to content-addressed keys. May be stopped and "
+        "started again at any time, and on PostgreSQL run on several machines at once. "
+        "The old objects stay until cleanup_legacy_blobs."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_asking(parser)
+        add_output(parser)
+        parser.add_argument("--workers", type=positive, default=4, help="transfers at a time")
+        parser.add_argument(
+            "--id-range", type=id_range, default=IdRange(), metavar="FIRST-LAST",
+            help="only rows with these ids; either end may be left out",
+        )  # fmt: skip
+        parser.add_argument("--limit", type=positive, help="transfer at most so many objects")
+        parser.add_argument("--max-failures", type=positive, help="stop when so many rows failed")
+        parser.add_argument(
+            "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
+        )
+        parser.add_argument(
+            "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
+        )
+
+    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
+        if not options["dry_run"]:
+            self.confirm(
+                f"{unmigrated(options['id_range']).count()} rows will be moved to "
+                "content-addressed keys.",
+                sure=options["yes_i_am_sure"],
+            )
+        summary = migrate(
+            MigrationOptions(
+                workers=options["workers"],
+                ids=options["id_range"],
+                limit=options["limit"],
+                max_failures=options["max_failures"],
+                bandwidth=options["bandwidth"],
+                max_seconds=options["max_duration"],
+                report=options["report"],
+                dry_run=options["dry_run"],
+                as_json=options["json"],
+            ),
+            self.stdout if options["json"] else self.stderr,
+        )
+        self._print(summary, options)
+        return summary.status
+
+    def _print(self, summary: MigrationSummary, options: dict[str, Any]) -> None:
+        command = next_command(summary, options)
+        if options["json"]:
+            self.print_json({"summary": {**summary.figures(), "next": command}})
+            return
+        self.print_figures(summary.figures())
+        for sample in summary.samples:
+            self.fail(f"row {sample.id}, {sample.old_key}: {sample.error_class}: {sample.error}")
+        self.stdout.write(f"Next: {command}")
+
+
+def next_command(summary: MigrationSummary, options: dict[str, Any]) -> str:
+    """What the operator should type after this run."""
+    ids: IdRange = options["id_range"]
+    base = ["manage.py", "migrate_to_cas", "--workers", str(options["workers"])]
+    if str(ids) != "-":
+        base += ["--id-range", str(ids)]
+    if options["report"]:
+        base += ["--report", str(options["report"])]
+    if summary.status is ExitStatus.DONE:
+        return shlex.join(base) if summary.dry_run else "manage.py verify_cas"
+    if summary.status is ExitStatus.ITEMS_FAILED and not summary.dry_run:
+        return "manage.py migration_status --check-objects"
+    return shlex.join([*base, "--dry-run"] if summary.dry_run else base)
