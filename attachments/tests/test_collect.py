@@ -1,0 +1,307 @@
+"""collect_garbage: what goes, what stays, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.utils import timezone
+
+from attachments import references
+from attachments.maintenance import clocks, collect
+from attachments.maintenance.database import run_lock
+from attachments.maintenance.run import ExitStatus
+from attachments.models import Attachment
+from attachments.tests.factories import staged
+from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
+from attachments.uploads import StagedUpload
+from cas.digest import Digest
+from cas.storage.base import BlobStore, StoreError, Unreachable
+from parts.models import Part
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+COLLECT = ("collect_garbage", "--yes-i-am-sure", "--grace", "0", "--json")
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part.objects.create(description="Buck converter")
+
+
+def put_blob(store: BlobStore, content: bytes, path: Path) -> Digest:
+    upload = staged(content, path / f"upload-{Digest.of(content)}")
+    store.create(upload)
+    return upload.digest
+
+
+@pytest.fixture
+def kept(store: BlobStore, part: Part, tmp_path: Path) -> Digest:
+    digest = put_blob(store, b"kept", tmp_path)
+    make_row(part, digest.key, 4)
+    return digest
+
+
+@pytest.fixture
+def garbage(store: BlobStore, tmp_path: Path) -> Digest:
+    return put_blob(store, b"garbage", tmp_path)
+
+
+def test_only_what_no_row_references_goes(store: BlobStore, kept: Digest, garbage: Digest) -> None:
+    status, output = run(*COLLECT)
+    summary = summary_of(output)
+    assert status == 0, output
+    assert blobs(store) == {kept}
+    assert (summary["blobs"], summary["collected"], summary["collected_bytes"]) == (2, 1, 7)
+
+
+@on_disk
+def test_a_dry_run_deletes_nothing(
+    store: BlobStore, kept: Digest, garbage: Digest, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.jsonl"
+    status, output = run(
+        "collect_garbage", "--dry-run", "--grace", "0", "--json", "--report", str(report)
+    )
+    assert status == 0
+    assert blobs(store) == {kept, garbage}
+    assert summary_of(output)["collected"] == 1
+    assert json.loads(report.read_text()) == {
+        "key": garbage.key,
+        "bytes": 7,
+        "outcome": "would_delete",
+    }
+
+
+def test_the_grace_period_protects(store: BlobStore, kept: Digest, garbage: Digest) -> None:
+    status, output = run("collect_garbage", "--yes-i-am-sure", "--json")
+    assert status == 0
+    assert summary_of(output)["in_grace_period"] == 1
+    assert blobs(store) == {kept, garbage}
+
+
+@on_disk
+def test_it_asks_first(store: BlobStore, garbage: Digest) -> None:
+    assert run("collect_garbage", "--grace", "0")[0] == ExitStatus.REFUSED
+    assert blobs(store) == {garbage}
+
+
+@on_disk
+def test_a_missing_referenced_blob_stops_it(store: BlobStore, part: Part, garbage: Digest) -> None:
+    make_row(part, Digest.of(b"lost").key, 4)
+    status, output = run(*COLLECT)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert Digest.of(b"lost").key in output
+    assert blobs(store) == {garbage}
+
+
+@on_disk
+def test_a_listing_that_ends_early_stops_it(
+    store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.scan
+
+    def cut_short(prefix: str, *, after: str = ""):
+        yield from list(real(prefix, after=after))[:-1]
+        raise Unreachable("the second page never came")
+
+    monkeypatch.setattr(store, "scan", cut_short)
+    status, _output = run(*COLLECT)
+    monkeypatch.undo()
+    assert status == ExitStatus.UNAVAILABLE
+    assert blobs(store) == {kept, garbage}
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clocks_apart_stop_it(
+    store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    elsewhen = timezone.now() + timedelta(hours=hours)
+    monkeypatch.setattr(clocks, "database_now", lambda: elsewhen)
+    status, output = run(*COLLECT)
+    assert status == ExitStatus.REFUSED
+    assert "clocks" in output
+    assert blobs(store) == {garbage}
+
+
+@on_disk
+def test_an_abnormal_share_is_refused(
+    store: BlobStore, kept: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "FEW", 1)
+    for content in (b"1", b"2", b"3"):
+        put_blob(store, content, tmp_path)
+    status, output = run(*COLLECT, "--max-delete-percent", "50")
+    assert status == ExitStatus.REFUSED
+    assert "3 of 4 blobs" in output
+    assert len(blobs(store)) == 4
+    assert run(*COLLECT, "--max-delete-percent", "75")[0] == 0
+    assert blobs(store) == {kept}
+
+
+def test_strange_keys_are_left_alone(store: BlobStore, disk_store: BlobStore) -> None:
+    """Another program may have put something below `cas/`; it is not ours to delete."""
+    stray = Path(disk_store.location) / "cas" / "README"  # type: ignore[attr-defined]
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_text("not a blob")
+    status, output = run(*COLLECT)
+    assert status == 0
+    assert summary_of(output)["strays_left_alone"] == 1
+    assert stray.exists()
+
+
+@on_disk
+def test_the_older_layout_is_none_of_its_business(store: BlobStore, garbage: Digest) -> None:
+    put(store, "parts/1/attachments/x.pdf", b"legacy")
+    run(*COLLECT)
+    assert [stat.key for stat in store.scan("")] == ["parts/1/attachments/x.pdf"]
+
+
+@on_disk
+def test_a_failed_delete_is_counted_and_the_rest_goes(
+    store: BlobStore, garbage: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = put_blob(store, b"more garbage", tmp_path)
+    real = store.remove_many
+
+    def failing(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+        for key in keys:
+            if key == garbage.key:
+                yield key, Unreachable("InternalError", key=key)
+            else:
+                yield from real([key])
+
+    monkeypatch.setattr(store, "remove_many", failing)
+    status, output = run(*COLLECT)
+    assert status == ExitStatus.ITEMS_FAILED
+    assert summary_of(output)["failures"] == {"unreachable": 1}
+    assert blobs(store) == {garbage}
+    assert other not in blobs(store)
+
+
+def test_what_crashed_uploads_left_goes_after_the_grace_period(disk_store: BlobStore) -> None:
+    old = disk_store.staging_dir / "upload-old"
+    young = disk_store.staging_dir / "upload-young"
+    for path in (old, young):
+        path.write_bytes(b"left behind")
+    os.utime(old, (1, 1))
+    status, output = run("collect_garbage", "--yes-i-am-sure", "--grace", "1h", "--json")
+    assert status == 0
+    assert summary_of(output)["abandoned_uploads"] == 1
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_an_upload_onto_a_blob_being_collected_survives(
+    store: BlobStore,
+    part: Part,
+    garbage: Digest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes when the references have been looked at and the blob is about to go.
+
+    Without the lock it would find the blob there, rely on it, and lose it.
+    """
+    begun = threading.Event()
+    failures: list[BaseException] = []
+    real = store.remove_many
+
+    def upload() -> None:
+        try:
+            begun.set()
+            bytes_again = staged(b"garbage", tmp_path / "again")
+            references.attach(
+                part,
+                StagedUpload(bytes_again, "a.pdf", "application/pdf", Attachment.Kind.PDF),
+                "again",
+            )
+        except BaseException as error:  # noqa: BLE001 - asserted on by the test
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=upload)
+
+    def while_an_upload_comes(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+        thread.start()
+        begun.wait(30)
+        # Long enough for an upload that nothing holds back to be over.
+        thread.join(0.5)
+        yield from real(keys)
+
+    monkeypatch.setattr(store, "remove_many", while_an_upload_comes)
+    status, _output = run(*COLLECT)
+    thread.join(30)
+    assert status == 0
+    assert failures == []
+    row = Attachment.objects.get(title="again")
+    assert store.digest_of(row.s3_key or "")[0] == garbage
+
+
+@on_disk
+def test_a_blob_in_use_is_left_out(
+    store: BlobStore, part: Part, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is committed between the plan and the lock."""
+    real = references.collecting
+
+    def after_a_commit(digests: list[Digest]) -> Any:
+        make_row(part, garbage.key, 7)
+        return real(digests)
+
+    monkeypatch.setattr(references, "collecting", after_a_commit)
+    status, output = run(*COLLECT)
+    assert status == 0
+    assert summary_of(output)["in_use"] == 1
+    assert blobs(store) == {garbage}
+
+
+@on_disk
+@pytest.mark.postgres
+def test_a_lock_lost_with_its_connection_deletes_nothing(
+    store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = references.referenced
+
+    def then_cut(digests: set[Digest]) -> set[Digest]:
+        found = real(digests)
+        if connection.in_atomic_block:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                (pid,) = cursor.fetchone()
+            other = connections.create_connection("default")
+            with other.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+            other.close()
+        return found
+
+    monkeypatch.setattr(references, "referenced", then_cut)
+    status, _output = run(*COLLECT)
+    connection.close()
+    assert status == ExitStatus.UNAVAILABLE
+    assert blobs(store) == {garbage}
+
+
+@on_disk
+@pytest.mark.postgres
+def test_two_collections_exclude_each_other(store: BlobStore, garbage: Digest) -> None:
+    outcome: list[int] = []
+
+    def second() -> None:
+        outcome.append(run(*COLLECT)[0])
+        connections.close_all()
+
+    with run_lock("collect"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(30)
+    assert outcome == [ExitStatus.LOCKED]
+    assert blobs(store) == {garbage}

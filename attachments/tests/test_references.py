@@ -1,0 +1,230 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+from django.apps import apps
+from django.db import connections, models, transaction
+
+from attachments import references
+from attachments.models import Attachment
+from attachments.tests.factories import PDF, legacy_row, staged, stored_row
+from attachments.uploads import StagedUpload
+from cas.digest import Digest
+from cas.storage.base import Absent, Corrupt, Unreachable
+from parts.models import Part
+
+DIGEST = Digest.of(PDF)
+
+
+@pytest.fixture
+def part(db):
+    return Part.objects.create(description="Voltage regulator")
+
+
+@pytest.fixture
+def upload(tmp_path):
+    return StagedUpload(
+        staged(PDF, tmp_path / "staged"), "sheet.pdf", "application/pdf", Attachment.Kind.PDF
+    )
+
+
+class Recording:
+    """A store that notes what the database held when the blob was written."""
+
+    def __init__(self, store, failure=None):
+        self.store = store
+        self.failure = failure
+        self.rows_seen = []
+
+    def create(self, staged):
+        self.rows_seen.append(Attachment.objects.filter(s3_key=staged.digest.key).count())
+        if self.failure:
+            raise self.failure
+        return self.store.create(staged)
+
+
+def test_a_row_points_at_stored_bytes(store, part, upload):
+    row = references.attach(part, upload, "Datasheet")
+    with store.read(row.s3_key) as stream:
+        assert stream.read() == PDF
+    assert (row.s3_key, row.file_size) == (DIGEST.key, len(PDF))
+
+
+def test_the_row_is_flushed_before_the_bytes(disk_store, part, upload, monkeypatch):
+    recording = Recording(disk_store)
+    monkeypatch.setattr(references, "attachment_store", lambda: recording)
+    references.attach(part, upload, "")
+    assert recording.rows_seen == [1]
+
+
+def test_a_storage_failure_takes_the_row_back(disk_store, part, upload, monkeypatch):
+    recording = Recording(disk_store, Unreachable("no answer"))
+    monkeypatch.setattr(references, "attachment_store", lambda: recording)
+    with pytest.raises(Unreachable):
+        references.attach(part, upload, "")
+    assert not Attachment.objects.exists()
+
+
+def test_a_blob_of_a_failed_transaction_stays(store, part, upload):
+    with transaction.atomic():
+        references.attach(part, upload, "")
+        transaction.set_rollback(True)
+    assert not Attachment.objects.exists()
+    assert store.stat(DIGEST.key).size == len(PDF)
+
+
+def test_the_same_bytes_twice_are_one_object_and_two_rows(store, part, upload):
+    references.attach(part, upload, "one")
+    before = references.DEDUPLICATED_BYTES._value.get()
+    references.attach(part, upload, "two")
+    assert [stat.key for stat in store.scan("cas/")] == [DIGEST.key]
+    assert Attachment.objects.count() == 2
+    assert references.DEDUPLICATED_BYTES._value.get() - before == len(PDF)
+
+
+def test_a_copy_moves_no_bytes(store, part, tmp_path):
+    source = stored_row(part, b"image", tmp_path / "staged")
+    other = Part.objects.create(description="Its twin")
+    copied = references.copy(source.pk, other)
+    assert (copied.part, copied.s3_key) == (other, source.s3_key)
+    assert len(list(store.scan(""))) == 1
+
+
+def test_copying_what_is_gone_says_so(disk_store, part):
+    with pytest.raises(references.SourceGone):
+        references.copy(4711, part)
+
+
+def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
+    row = legacy_row(part, PDF, tmp_path / "old")
+    store.create(staged(PDF, tmp_path / "staged"))
+    assert not references.repoint(row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF))
+    assert references.repoint(row.pk, row.s3_key, DIGEST, len(PDF))
+    assert not references.repoint(row.pk, row.s3_key, DIGEST, len(PDF))
+    row.refresh_from_db()
+    assert row.s3_key == DIGEST.key
+
+
+def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
+    row = legacy_row(part, PDF, tmp_path / "old")
+    with pytest.raises(Absent):
+        references.repoint(row.pk, row.s3_key, DIGEST, len(PDF))
+    store.create(staged(PDF, tmp_path / "staged"))
+    with pytest.raises(Corrupt):
+        references.repoint(row.pk, row.s3_key, DIGEST, len(PDF) + 1)
+    row.refresh_from_db()
+    assert row.is_legacy
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_digest_is_held_inside_a_transaction_only():
+    with pytest.raises(transaction.TransactionManagementError):
+        references._hold(DIGEST)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_referenced_is_not_offered_for_collection(store, tmp_path):
+    part = Part.objects.create(description="Fuse")
+    stored_row(part, PDF, tmp_path / "staged")
+    stray = Digest.of(b"stray")
+    with references.collecting([DIGEST, stray]) as free:
+        assert free == {stray}
+
+
+def in_thread(pool, function, *args):
+    def run():
+        try:
+            return function(*args)
+        finally:
+            connections.close_all()
+
+    return pool.submit(run)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
+    store, upload, tmp_path, monkeypatch
+):
+    """Without the lock the upload finds the blob there, and the collector then deletes it."""
+    part = Part.objects.create(description="Fuse")
+    store.create(staged(PDF, tmp_path / "garbage"))
+    looked, deleted = Event(), Event()
+
+    class Slow:
+        def create(self, staged):
+            outcome = store.create(staged)
+            looked.set()
+            deleted.wait(2)
+            return outcome
+
+    def collect():
+        with references.collecting([DIGEST]) as free:
+            for digest in free:
+                store.remove(digest.key)
+        deleted.set()
+
+    monkeypatch.setattr(references, "attachment_store", Slow)
+    with ThreadPoolExecutor(2) as pool:
+        uploading = in_thread(pool, references.attach, part, upload, "")
+        assert looked.wait(5)
+        in_thread(pool, collect).result()
+        row = uploading.result()
+    with store.read(row.s3_key) as stream:
+        assert stream.read() == PDF
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, tmp_path):
+    part = Part.objects.create(description="Fuse")
+    store.create(staged(PDF, tmp_path / "garbage"))
+    with ThreadPoolExecutor(1) as pool:
+        with references.collecting([DIGEST]) as free:
+            assert free == {DIGEST}
+            uploading = in_thread(pool, references.attach, part, upload, "")
+            with pytest.raises(TimeoutError):
+                uploading.result(timeout=0.3)
+            store.remove(DIGEST.key)
+        row = uploading.result()
+    assert store.stat(row.s3_key).size == len(PDF)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_uploads_of_one_digest_do_not_wait_for_each_other():
+    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+        references._hold(DIGEST)
+
+        def hold():
+            with transaction.atomic():
+                references._hold(DIGEST)
+            return True
+
+        assert in_thread(pool, hold).result(timeout=5)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_digest_in_use_is_skipped_and_not_waited_for():
+    free = Digest.of(b"free")
+    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+        references._hold(DIGEST)
+
+        def collect():
+            with references.collecting([DIGEST, free]) as obtained:
+                return set(obtained)
+
+        assert in_thread(pool, collect).result(timeout=5) == {free}
+
+
+def test_every_column_that_can_hold_a_key_is_registered():
+    """A model that gains one and is not registered would lose its blobs to the collector."""
+    suspects = {
+        (model._meta.label, field.column)
+        for model in apps.get_models()
+        for field in model._meta.concrete_fields
+        if isinstance(field, models.CharField | models.TextField | models.BinaryField)
+        and any(word in field.column for word in ("s3_key", "digest", "sha", "blob", "cas_"))
+    }
+    # What was verified when; it is meant to outlive its blobs and to keep none.
+    suspects.remove(("attachments.Verification", "digest"))
+    assert suspects == set(references.REFERENCE_COLUMNS)

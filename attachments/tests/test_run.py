@@ -1,0 +1,301 @@
+"""The worker pool, stopping, pacing and progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+from django.core.management.base import OutputWrapper
+from django.db import OperationalError, connection
+
+from attachments.maintenance import database, pacing
+from attachments.maintenance.command import duration, size
+from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.progress import Progress, human_bytes
+from attachments.maintenance.rows import LEGACY_KEY, IdRange
+from attachments.maintenance.run import (
+    ExitStatus,
+    Halt,
+    Pool,
+    Stop,
+    Stopped,
+    stopped_by_signals,
+)
+
+
+def doubled(item: int) -> Iterator[int]:
+    yield 2 * item
+
+
+def test_every_item_gives_its_results() -> None:
+    pool = Pool[int, int](doubled, pace=Pace(3), stop=Stop())
+    results = [result for result in pool.run(iter(range(500))) if result is not None]
+    assert sorted(results) == [2 * item for item in range(500)]
+
+
+def test_items_are_drawn_no_faster_than_they_are_done() -> None:
+    """However many there are, only a few are in memory."""
+    drawn = 0
+    done = threading.Semaphore(0)
+
+    def items() -> Iterator[int]:
+        nonlocal drawn
+        for item in range(1000):
+            drawn += 1
+            yield item
+
+    def waiting(item: int) -> Iterator[int]:
+        done.acquire()
+        yield item
+
+    pool = Pool[int, int](waiting, pace=Pace(2), stop=Stop())
+    results = pool.run(items())
+    assert next(results) is None
+    assert drawn == 4
+    done.release(1000)
+    assert sum(result is not None for result in results) == 1000
+
+
+def test_the_first_halt_ends_the_run_after_what_is_in_flight() -> None:
+    finished: list[int] = []
+
+    def failing(item: int) -> Iterator[int]:
+        if item % 2:
+            raise Halt(ExitStatus.UNAVAILABLE, f"item {item}")
+        yield item
+
+    pool = Pool[int, int](failing, pace=Pace(4), stop=Stop(), finished=finished.append)
+    with pytest.raises(Halt):
+        list(pool.run(iter(range(1000))))
+    assert 0 < len(finished) < 1000
+
+
+def test_a_bug_in_the_work_is_raised_not_swallowed() -> None:
+    def broken(item: int) -> Iterator[int]:
+        yield item
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(Pool[int, int](broken, pace=Pace(2), stop=Stop()).run(iter(range(10))))
+
+
+def test_a_stop_finishes_what_is_in_flight_and_begins_nothing() -> None:
+    stop = Stop()
+    begun: list[int] = []
+    finished: list[int] = []
+
+    def work(item: int) -> Iterator[int]:
+        begun.append(item)
+        stop.request(ExitStatus.LIMIT_REACHED, "enough")
+        yield item
+
+    pool = Pool[int, int](work, pace=Pace(2), stop=stop, finished=finished.append)
+    results = [result for result in pool.run(iter(range(1000))) if result is not None]
+    assert sorted(results) == sorted(begun) == sorted(finished)
+    assert len(begun) <= 4
+
+
+def test_no_item_at_this_moment_is_not_the_end() -> None:
+    items = iter([1, None, None, 2])
+    results = list(Pool[int, int](doubled, pace=Pace(1), stop=Stop()).run(items))
+    assert [result for result in results if result is not None] == [2, 4]
+
+
+def test_a_reader_that_leaves_early_leaves_no_threads() -> None:
+    def many(item: int) -> Iterator[int]:
+        yield from range(5000)
+
+    results = Pool[int, int](many, pace=Pace(3), stop=Stop()).run(iter(range(50)))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name.startswith("maintenance-")]
+
+
+def test_stop_wakes_who_waits() -> None:
+    stop = Stop()
+    stop.request(ExitStatus.INTERRUPTED, "first")
+    stop.request(ExitStatus.LIMIT_REACHED, "second")
+    with pytest.raises(Stopped):
+        stop.sleep(60)
+    assert (stop.status, stop.reason) == (ExitStatus.INTERRUPTED, "first")
+
+
+def test_a_time_limit_stops() -> None:
+    stop = Stop(max_seconds=0)
+    assert stop.requested
+    assert stop.status is ExitStatus.LIMIT_REACHED
+    assert not Stop(max_seconds=3600).requested
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks(number: signal.Signals) -> None:
+    stop = Stop()
+    before = signal.getsignal(number)
+    with stopped_by_signals(stop):
+        os.kill(os.getpid(), number)
+        assert stop.requested
+    assert stop.status is ExitStatus.INTERRUPTED
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_signal_ends_the_process_at_once() -> None:
+    child = os.fork()
+    if child == 0:
+        with stopped_by_signals(Stop()):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_overload_halves_once_and_success_raises_slowly() -> None:
+    pace = Pace(8)
+    assert pace.in_flight == 16
+    for _ in range(5):
+        pace.overloaded()
+    assert pace.in_flight == 4
+    pace.succeeded()
+    assert pace.in_flight == 4
+    for _ in range(60):
+        pace.succeeded()
+    assert pace.in_flight == 16
+
+
+def test_waiting_doubles_up_to_a_bound() -> None:
+    waits = [pacing.backoff(attempt) for attempt in range(1, 20)]
+    for attempt, wait in enumerate(waits, start=1):
+        longest = min(20.0, 0.2 * 2 ** (attempt - 1))
+        assert longest / 2 <= wait <= longest
+
+
+def test_bandwidth_makes_the_next_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    clock = [100.0]
+    monkeypatch.setattr("attachments.maintenance.pacing.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("attachments.maintenance.pacing.time.sleep", waited.append)
+    bandwidth = Bandwidth(1000)
+    bandwidth.spend(500)
+    bandwidth.spend(1000)
+    assert waited == [0.5]
+    clock[0] += 10
+    bandwidth.spend(1000)
+    assert waited == [0.5]
+    Bandwidth(None).spend(10**12)
+    assert waited == [0.5]
+
+
+@pytest.mark.django_db
+def test_a_database_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(connection, "close", lambda: None)
+    answers: list[Exception | int] = [OperationalError("gone"), OperationalError("gone"), 7]
+
+    def operation() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert database.patiently(operation, Stop()) == 7
+
+
+@pytest.mark.django_db
+def test_a_database_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(connection, "close", lambda: None)
+
+    def gone() -> int:
+        raise OperationalError("gone")
+
+    with pytest.raises(Halt) as halted:
+        database.patiently(gone, Stop())
+    assert halted.value.status is ExitStatus.UNAVAILABLE
+
+
+def test_progress_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = StringIO()
+    progress = Progress(10, OutputWrapper(output), as_json=True)
+    progress.done, progress.bytes, progress.failures["absent"] = 4, 2048, 1
+    progress.show_if_due()
+    assert output.getvalue() == ""
+    progress._shown_at -= 60
+    progress.show_if_due()
+    state = json.loads(output.getvalue())["progress"]
+    assert (state["done"], state["total"], state["failures"]) == (4, 10, {"absent": 1})
+    assert state["seconds_left"] is not None
+
+
+def test_progress_on_a_terminal_is_one_line() -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    output = Terminal()
+    progress = Progress(10, OutputWrapper(output))
+    for done in (1, 2):
+        progress.done = done
+        progress._shown_at -= 60
+        progress.show_if_due()
+    progress.clear()
+    assert "\n" not in output.getvalue()
+    assert "2/10" in output.getvalue().split("\r")[2]
+    assert output.getvalue().endswith("\r\x1b[K")
+
+
+def test_progress_without_a_terminal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    output = StringIO()
+    progress = Progress(10, OutputWrapper(output))
+    progress.done = 3
+    progress._shown_at -= 60
+    with caplog.at_level("INFO"):
+        progress.show_if_due()
+    assert output.getvalue() == ""
+    assert "3/10" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", True),
+        ("parts/17/attachments/6F1ED002AB5945CD8E1C1C7B1E5F6F3A.JPG", True),
+        ("parts/ABCD/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a", True),
+        ("parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf\n", False),
+        ("parts/17/attachments/datasheet.pdf", False),
+        ("parts/17/covers/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", False),
+        ("parts/1/2/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", False),
+        ("x/parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", False),
+        ("cas/" + "0" * 64, False),
+    ],
+)
+def test_the_known_legacy_pattern(key: str, known: bool) -> None:
+    assert bool(LEGACY_KEY.match(key)) is known
+
+
+@pytest.mark.parametrize("text", ["", "-", "5-2", "a-b", "1-2-3", "7"])
+def test_malformed_id_ranges(text: str) -> None:
+    with pytest.raises(ValueError, match="range"):
+        IdRange.parse(text)
+
+
+@pytest.mark.parametrize("text", ["1-2", "5-", "-9"])
+def test_id_ranges_read_as_they_are_written(text: str) -> None:
+    assert str(IdRange.parse(text)) == text
+
+
+def test_sizes_and_durations() -> None:
+    assert [size(text) for text in ("500", "2k", "20M", "1G")] == [500, 2048, 20971520, 2**30]
+    assert [duration(text) for text in ("90", "90s", "15m", "8h", "30d")] == [
+        90,
+        90,
+        900,
+        28800,
+        2592000,
+    ]
+    assert [human_bytes(count) for count in (0, 1536, 5 * 2**40)] == ["0 B", "1.5 KiB", "5.0 TiB"]

@@ -1,0 +1,101 @@
+"""The merged survey of store and rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from attachments.maintenance import survey as module
+from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.survey import survey
+from attachments.tests.legacy import make_row, on_disk, put
+from cas.storage.base import BlobStore, Unreachable
+from parts.models import Part
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part.objects.create(description="Buck converter")
+
+
+def test_every_key_of_either_side_comes_once_in_order(store: BlobStore, part: Part) -> None:
+    put(store, "parts/a", b"1")
+    put(store, "parts/b", b"22")
+    put(store, "parts/d", b"4444")
+    for key, size in (("parts/b", 2), ("parts/b", 2), ("parts/c", 3), ("parts/d", 5)):
+        make_row(part, key, size)
+    found = [(e.key, e.rows, e.missing, e.wrong_size) for e in survey(store, "parts/")]
+    assert found == [
+        ("parts/a", 0, False, False),
+        ("parts/b", 2, False, False),
+        ("parts/c", 1, True, False),
+        ("parts/d", 1, False, True),
+    ]
+
+
+def test_rows_are_ordered_as_stores_list_keys(store: BlobStore, part: Part) -> None:
+    """A database that sorts by language would put these in another order than their bytes."""
+    keys = ["parts/-z", "parts/B", "parts/Z", "parts/_", "parts/a", "parts/ä", "parts/𝄞"]
+    for key in reversed(keys):
+        put(store, key, b"1")
+        make_row(part, key, 1)
+    found = list(survey(store, "parts/"))
+    assert [entry.key for entry in found] == keys
+    assert not [entry for entry in found if entry.missing or entry.unreferenced]
+
+
+@on_disk
+def test_the_first_row_that_disagrees_is_named(store: BlobStore, part: Part) -> None:
+    put(store, "parts/a", b"1")
+    make_row(part, "parts/a", 1)
+    wrong = make_row(part, "parts/a", 9)
+    (entry,) = survey(store, "parts/")
+    assert entry.misfit is not None
+    assert (entry.misfit.row, entry.misfit.size) == (wrong.pk, 9)
+
+
+@on_disk
+def test_other_prefixes_are_left_out(store: BlobStore, part: Part) -> None:
+    put(store, "partsX/a", b"1")
+    make_row(part, "PARTS/a", 1)
+    assert list(survey(store, "parts/")) == []
+
+
+@on_disk
+def test_a_listing_that_fails_is_no_survey(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "parts/a", b"1")
+    real = store.scan
+
+    def cut_short(prefix: str, *, after: str = ""):
+        yield from real(prefix, after=after)
+        raise Unreachable("the second page never came")
+
+    monkeypatch.setattr(store, "scan", cut_short)
+    with pytest.raises(Unreachable):
+        list(survey(store, "parts/"))
+
+
+@on_disk
+def test_a_listing_out_of_order_is_no_survey(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "parts/a", b"1")
+    put(store, "parts/b", b"1")
+    listed = list(store.scan("parts/"))
+    monkeypatch.setattr(store, "scan", lambda prefix, *, after="": iter(reversed(listed)))
+    with pytest.raises(Halt) as halted:
+        list(survey(store, "parts/"))
+    assert halted.value.status is ExitStatus.UNAVAILABLE
+
+
+@on_disk
+def test_many_rows_are_fetched_in_portions(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_AT_A_TIME", 2)
+    for number in range(7):
+        make_row(part, f"parts/{number}", 1)
+    assert len(list(survey(store, "parts/"))) == 7

@@ -1,0 +1,162 @@
+import io
+import unicodedata
+
+import pytest
+from django.test import RequestFactory
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from attachments import uploads
+from attachments.models import Attachment
+from attachments.tests.factories import PDF, named, picture
+from cas.digest import Digest
+from cas.storage import attachment_store
+
+
+@pytest.fixture
+def received(disk_store):
+    """Makes of a file what the handlers that settings name make of it in a request."""
+    requests = []
+
+    def receive(data: bytes, name: str = "photo.png") -> uploads.ReceivedFile:
+        request = RequestFactory().post("/", {"file": named(data, name)})
+        requests.append(request)
+        file = request.FILES["file"]
+        assert isinstance(file, uploads.ReceivedFile)
+        return file
+
+    yield receive
+    for request in requests:
+        request.close()
+
+
+def left_staged() -> list[str]:
+    return [path.name for path in attachment_store().staging_dir.glob("upload-*")]
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+def test_images_are_known_by_their_bytes(received, codec):
+    upload = uploads.stage(received(picture(codec=codec), "whatever.exe"))
+    assert upload.content_type == f"image/{codec.lower()}"
+    assert upload.kind == Attachment.Kind.IMAGE
+
+
+def test_digest_md5_and_size_are_those_of_the_bytes(received, disk_store):
+    data = picture(size=(900, 700), codec="PNG") + b"x" * 700_000
+    file = received(data)
+    assert file.staged.digest == Digest.of(data)
+    assert file.staged.size == len(data) == file.size
+    assert file.staged.path.read_bytes() == data
+    assert file.staged.path.parent == disk_store.staging_dir
+
+
+def test_a_pdf_is_a_pdf_whatever_the_client_says(received):
+    upload = uploads.stage(received(PDF, "page.html"))
+    assert (upload.content_type, upload.kind) == ("application/pdf", Attachment.Kind.PDF)
+    assert upload.filename == "page.html.pdf"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<html><script>alert(1)</script>",
+        b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
+        b"<script>alert(1)</script>\n%PDF-1.4",
+        b"GIF89a<script>alert(1)</script>",
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 40,
+        b"MZ\x90\0",
+        picture()[:30],
+    ],
+)
+def test_what_is_neither_image_nor_pdf_is_unsupported(received, data):
+    with pytest.raises(uploads.UnsupportedType):
+        uploads.stage(received(data))
+
+
+def test_an_empty_file_is_refused(received):
+    with pytest.raises(uploads.EmptyFile):
+        uploads.stage(received(b""))
+
+
+def test_the_limit_counts_received_bytes(received, settings):
+    settings.INVENTORY_MAX_UPLOAD_BYTES = 1000
+    over = received(PDF + b" " * 1000)
+    with pytest.raises(uploads.TooLarge):
+        uploads.stage(over)
+    assert over.staged.path.stat().st_size == 0, "a refused file must give its room back"
+
+
+def test_each_kind_has_its_own_limit(received, settings):
+    settings.INVENTORY_MAX_PDF_BYTES = len(PDF) - 1
+    settings.INVENTORY_MAX_IMAGE_BYTES = len(picture())
+    uploads.stage(received(picture()))
+    with pytest.raises(uploads.TooLarge):
+        uploads.stage(received(PDF))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(received, settings):
+    settings.CAS_THUMBNAIL_MAX_PIXELS = 99 * 100
+    with pytest.raises(uploads.TooManyPixels):
+        uploads.stage(received(picture(size=(100, 100))))
+
+
+def test_pillows_own_bomb_error_is_a_refusal_too(received, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(uploads.TooManyPixels):
+        uploads.stage(received(picture(size=(100, 100))))
+
+
+def test_closing_the_request_removes_what_was_staged(disk_store):
+    request = RequestFactory().post("/", {"file": named(picture())})
+    request.FILES  # noqa: B018
+    assert left_staged()
+    request.close()
+    assert left_staged() == []
+
+
+def test_an_interrupted_request_leaves_nothing(disk_store):
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture()
+    )
+
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            if data := super().read(100):
+                return data
+            raise OSError("the client is gone")
+
+    request = RequestFactory().post("/", body, content_type="multipart/form-data; boundary=b")
+    request._stream = Broken(body)
+    with pytest.raises(OSError, match="gone"):
+        request.FILES  # noqa: B018
+    assert left_staged() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("../../etc/passwd", "passwd.png"),
+        ("C:\\Users\\me\\Bild.PNG", "Bild.PNG"),
+        ("Schaltplan für Ω-Meter 电路.png", "Schaltplan für Ω-Meter 电路.png"),
+        ('a"b;c\r\nX: y.png', "ab;cX y.png"),
+        ("photo\u202egnp.exe", "photognp.exe.png"),
+        (".png", "png.png"),
+        ("", "attachment.png"),
+        ("...", "attachment.png"),
+        ("shot.jpeg", "shot.jpeg.png"),
+        ("e\u0301.png", "é.png"),
+    ],
+)
+def test_safe_names(given, kept):
+    assert uploads.safe_name(given, "image/png") == kept
+
+
+@given(st.text(max_size=400))
+def test_any_name_becomes_a_safe_one(name):
+    safe = uploads.safe_name(name, "image/png")
+    assert 0 < len(safe.encode()) <= uploads.MAX_NAME_BYTES
+    assert safe.lower().endswith(".png")
+    assert not set(safe) & set('/\\"<>:|?*')
+    assert not any(unicodedata.category(char)[0] == "C" for char in safe)
+    assert uploads.safe_name(safe, "image/png") == safe

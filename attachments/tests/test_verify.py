@@ -1,0 +1,267 @@
+"""verify_cas: what it finds, what it repairs, and that it only reads otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from attachments.maintenance import verify
+from attachments.maintenance.run import ExitStatus
+from attachments.models import Attachment, Verification
+from attachments.tests.factories import staged
+from attachments.tests.legacy import damage, make_legacy, make_row, on_disk, run, summary_of
+from cas.digest import Digest
+from cas.storage.base import BlobStore, Denied, Unreachable
+from parts.models import Part
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+VERIFY = ("verify_cas", "--json", "--read-all")
+REPAIR = (*VERIFY, "--repair", "--yes-i-am-sure")
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part.objects.create(description="Buck converter")
+
+
+@pytest.fixture
+def moved(store: BlobStore, part: Part) -> list[Digest]:
+    """Three migrated rows whose old objects are still there."""
+    contents = (b"one!", b"two!", b"three")
+    for content in contents:
+        make_legacy(store, part, content)
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    return [Digest.of(content) for content in contents]
+
+
+def remove_legacy(store: BlobStore) -> None:
+    for stat in list(store.scan("parts/")):
+        store.remove(stat.key)
+
+
+def everything(store: BlobStore) -> dict[str, tuple[int, str]]:
+    return {stat.key: (stat.size, stat.etag) for stat in store.scan("")}
+
+
+def test_sound_blobs_are_intact(store: BlobStore, moved: list[Digest]) -> None:
+    status, output = run(*VERIFY)
+    summary = summary_of(output)
+    assert status == 0, output
+    assert (summary["planned"], summary["intact"], summary["bytes"]) == (3, 3, 13)
+    assert summary["next"] == "manage.py cleanup_legacy_blobs --dry-run"
+
+
+def test_every_kind_of_damage_is_found_and_nothing_touched(
+    store: BlobStore, part: Part, moved: list[Digest], tmp_path: Path
+) -> None:
+    corrupt, lost, sized = moved
+    damage(store, corrupt.key, b"ONE!")
+    store.remove(lost.key)
+    Attachment.objects.filter(s3_key=sized.key).update(file_size=99)
+    orphan = staged(b"orphan", tmp_path / "orphan")
+    store.create(orphan)
+    damage(store, "cas/README", b"stray")
+    before = everything(store)
+    report = tmp_path / "report.jsonl"
+    status, output = run(*VERIFY, "--report", str(report))
+    summary = summary_of(output)
+    found = [json.loads(line) for line in report.read_text().splitlines()]
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert {
+        name: summary[name]
+        for name in ("corrupt", "missing", "wrong_size", "orphans", "strays", "still_damaged")
+    } == {
+        "corrupt": 1, "missing": 1, "wrong_size": 1, "orphans": 1, "strays": 1, "still_damaged": 3,
+    }  # fmt: skip
+    assert {(line["key"], line["verdict"]) for line in found if line["verdict"] != "intact"} == {
+        (corrupt.key, "corrupt"),
+        (lost.key, "missing"),
+        (sized.key, "wrong_size"),
+        (orphan.digest.key, "orphan"),
+        ("cas/README", "stray"),
+    }
+    assert everything(store) == before
+    assert summary["next"] == "manage.py verify_cas --repair"
+
+
+def test_repair_restores_from_the_old_objects(store: BlobStore, moved: list[Digest]) -> None:
+    corrupt, lost, _sound = moved
+    damage(store, corrupt.key, b"ONE!")
+    store.remove(lost.key)
+    status, output = run(*REPAIR)
+    summary = summary_of(output)
+    assert status == 0, output
+    assert (summary["quarantined"], summary["restored"], summary["still_damaged"]) == (1, 2, 0)
+    for digest in moved:
+        assert store.digest_of(digest.key)[0] == digest
+    assert store.digest_of(f"quarantine/{corrupt}")[0] == Digest.of(b"ONE!")
+
+
+def test_what_cannot_be_restored_is_moved_aside_for_a_fresh_upload(
+    store: BlobStore,
+    part: Part,
+    moved: list[Digest],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    remove_legacy(store)
+    damage(store, moved[0].key, b"ONE!")
+    status, output = run(*REPAIR)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert summary_of(output)["still_damaged"] == 1
+    assert f"part {part.key}" in caplog.text
+    store.create(staged(b"one!", tmp_path / "again"))
+    assert store.digest_of(moved[0].key)[0] == moved[0]
+    assert run(*VERIFY)[0] == 0
+
+
+@on_disk
+def test_a_row_that_is_wrong_about_its_size_is_no_reason_to_touch_the_blob(
+    store: BlobStore, moved: list[Digest]
+) -> None:
+    Attachment.objects.filter(s3_key=moved[0].key).update(file_size=99)
+    before = everything(store)
+    status, output = run(*REPAIR)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert summary_of(output)["restored"] == 0
+    assert everything(store) == before
+
+
+@on_disk
+def test_repair_asks_first(store: BlobStore, moved: list[Digest]) -> None:
+    assert run("verify_cas", "--repair")[0] == ExitStatus.REFUSED
+
+
+@on_disk
+def test_a_blob_in_use_is_not_moved_aside(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(store, moved[0].key, b"ONE!")
+    monkeypatch.setattr("attachments.references._try_exclusive", lambda digests: set())
+    status, output = run(*REPAIR)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert summary_of(output)["quarantined"] == 0
+    assert store.stat(moved[0].key).size == 4
+
+
+@on_disk
+def test_a_blob_healed_meanwhile_is_not_moved_aside(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload put the right bytes back after the corrupt ones were read."""
+    damage(store, moved[0].key, b"ONE!")
+    real = store.put_legacy
+
+    def and_healed(key: str, source: Path) -> None:
+        real(key, source)
+        damage(store, moved[0].key, b"one!")
+
+    monkeypatch.setattr(store, "put_legacy", and_healed)
+    run(*REPAIR)
+    assert store.digest_of(moved[0].key)[0] == moved[0]
+
+
+@on_disk
+def test_the_least_recently_verified_come_first(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "BATCH", 1)
+    days = {moved[0]: 1, moved[1]: 3, moved[2]: 2}
+    for digest, age in days.items():
+        Verification.objects.create(
+            digest=digest.hex, verified_at=timezone.now() - timedelta(days=age)
+        )
+    asked: list[str] = []
+    real = store.digest_of
+
+    def recorded(key: str, on_bytes: Any = None) -> Any:
+        asked.append(key)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", recorded)
+    run(*VERIFY, "--workers", "1", "--older-than", "36h")
+    assert asked == [moved[1].key, moved[2].key]
+    asked.clear()
+    run(*VERIFY, "--workers", "1", "--older-than", "36h")
+    assert asked == []
+
+
+@on_disk
+def test_a_run_cut_short_says_how_to_go_on(store: BlobStore, moved: list[Digest]) -> None:
+    status, output = run(*VERIFY, "--max-duration", "0")
+    summary = summary_of(output)
+    assert status == ExitStatus.LIMIT_REACHED
+    assert summary["intact"] == 0
+
+
+@on_disk
+def test_a_blob_deleted_meanwhile_is_no_damage(store: BlobStore, moved: list[Digest]) -> None:
+    Verification.objects.create(
+        digest=Digest.of(b"collected").hex, verified_at=datetime(2020, 1, 1, tzinfo=UTC)
+    )
+    status, output = run(*VERIFY)
+    assert status == 0
+    assert summary_of(output)["gone"] == 1
+    assert not Verification.objects.filter(digest=Digest.of(b"collected").hex).exists()
+
+
+@on_disk
+def test_an_unreadable_blob_is_reported_and_the_rest_verified(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    real = store.digest_of
+
+    def failing(key: str, on_bytes: Any = None) -> Any:
+        if key == moved[0].key:
+            raise Unreachable("500", key=key)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", failing)
+    status, output = run(*VERIFY)
+    summary = summary_of(output)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert (summary["unreadable"], summary["intact"]) == (1, 2)
+
+
+@on_disk
+def test_refused_credentials_end_it(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(key: str, on_bytes: Any = None) -> Any:
+        raise Denied("expired", key=key)
+
+    monkeypatch.setattr(store, "digest_of", denied)
+    assert run(*VERIFY)[0] == ExitStatus.UNAVAILABLE
+
+
+@on_disk
+def test_the_stores_own_checksum_is_used_unless_told_otherwise(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.stat
+
+    def with_checksum(key: str) -> Any:
+        stat = real(key)
+        return dataclasses.replace(stat, sha256=Digest.of(b"two!"))
+
+    monkeypatch.setattr(store, "stat", with_checksum)
+    status, output = run("verify_cas", "--json")
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert (summary_of(output)["corrupt"], summary_of(output)["intact"]) == (2, 1)
+    assert run(*VERIFY)[0] == 0
+
+
+@on_disk
+def test_rows_that_reference_a_missing_blob_are_named(store: BlobStore, part: Part) -> None:
+    row = make_row(part, Digest.of(b"lost").key, 4)
+    status, output = run("verify_cas")
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert f"row {row.pk}" in output
