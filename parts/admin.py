@@ -1,0 +1,224 @@
+"""The admin of parts, with their attachments, and of types and tags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from attachments.admin import AttachmentInline, StoreFaultsShown, Style
+from attachments.markup import preview
+from attachments.models import Attachment
+from parts.covers import set_cover
+from parts.forms import MergeForm, PartForm
+from parts.models import Part, Tag, Type
+from parts.search import matching
+from parts.tags import merge
+
+if TYPE_CHECKING:
+    PartModelAdmin = admin.ModelAdmin[Part]
+    TypeModelAdmin = admin.ModelAdmin[Type]
+    TagModelAdmin = admin.ModelAdmin[Tag]
+else:
+    PartModelAdmin = TypeModelAdmin = TagModelAdmin = admin.ModelAdmin
+
+
+class CoverFilter(admin.SimpleListFilter):
+    """Parts with and without a cover."""
+
+    title = "cover"
+    parameter_name = "has_cover"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "has a cover"), ("no", "has none")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Part]) -> QuerySet[Part]:
+        if self.value() not in {"yes", "no"}:
+            return queryset
+        return queryset.filter(cover_attachment__isnull=self.value() == "no")
+
+
+@admin.register(Part)
+class PartAdmin(StoreFaultsShown, PartModelAdmin):
+    """Parts, each with its attachments in its page, where its cover is chosen too."""
+
+    form = PartForm
+    inlines = (AttachmentInline,)
+    list_display = ("cover", "key", "description", "manufacturer", "type", "tag_names")
+    list_display_links = ("key", "description")
+    list_filter = (CoverFilter, "type", "tags")
+    # The thumbnail's URL has the part's key in it while its row is on an old key.
+    list_select_related = ("type", "cover_attachment__part")
+    list_per_page = 50
+    # Named for the search box to appear; `get_search_results` does the searching.
+    search_fields = ("search_text",)
+    search_help_text = "Every word is looked for in key, description, manufacturer, type and tags."
+    autocomplete_fields = ("type", "tags")
+    readonly_fields = ("shown_key", "created_at", "updated_at")
+    Media = Style
+
+    fieldsets = (
+        (None, {"fields": ("shown_key", "description", "type", "tags")}),
+        ("Cover", {"fields": ("cover",)}),
+        (
+            "Manufacturer and seller",
+            {
+                "fields": (
+                    ("manufacturer", "manufacturer_code"),
+                    "series",
+                    "product_page",
+                    "seller",
+                    "seller_link",
+                )
+            },
+        ),
+        (
+            "Package",
+            {
+                "fields": (
+                    ("package", "mounting_type"),
+                    ("pin_count", "pin_pitch"),
+                    "dimensions",
+                )
+            },
+        ),
+        ("Electrical", {"fields": (("voltage_rating", "input_voltage", "output_voltage"),)}),
+        ("Dates", {"fields": (("created_at", "updated_at"),), "classes": ("collapse",)}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Part | None = None) -> Any:
+        shown: Any = self.fieldsets
+        if obj is None:
+            # A new part has no image yet to choose from, and no dates.
+            return [(name, rest) for name, rest in shown if name not in {"Cover", "Dates"}]
+        return shown
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Part]:
+        return super().get_queryset(request).prefetch_related("tags")
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Part | None:
+        part = super().get_object(request, object_id, from_field)
+        if part is None or request.method != "POST":
+            return part
+        # From here to the commit the part is ours: its whole row is written back, and a cover
+        # that is deleted meanwhile must not be put back with it.
+        rows = Part.objects.select_for_update(no_key=True)
+        return rows.filter(pk=part.pk).first()
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Part], search_term: str
+    ) -> tuple[QuerySet[Part], bool]:
+        if not search_term.strip():
+            return queryset, False
+        found: QuerySet[Any] = matching(queryset, search_term)
+        return found.order_by("not_exact", *queryset.query.order_by), False
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if "cover" in form.changed_data:
+            _choose_cover(form.instance, form.cleaned_data["cover"])
+
+    @admin.display(description="cover")
+    def cover(self, part: Part) -> SafeString | str:
+        return preview(part.cover_attachment) if part.cover_attachment else ""
+
+    @admin.display(description="key")
+    def shown_key(self, part: Part) -> str:
+        return part.key or "given when the part is saved"
+
+    @admin.display(description="tags")
+    def tag_names(self, part: Part) -> SafeString:
+        names = ((tag.name,) for tag in part.tags.all())
+        return format_html_join(" ", '<span class="part-tag">{}</span>', names)
+
+
+def _choose_cover(part: Part, chosen: Attachment | None) -> None:
+    """After the attachments were saved: one that this very form deleted leaves what came of it."""
+    if chosen is None:
+        set_cover(part, None)
+        return
+    row = Attachment.objects.select_for_update().filter(pk=chosen.pk, part=part).first()
+    if row is not None:
+        set_cover(part, row)
+
+
+@admin.register(Type)
+class TypeAdmin(TypeModelAdmin):
+    """Types of parts. One that parts are of cannot be deleted."""
+
+    list_display = ("name", "parts_counted")
+    search_fields = ("name",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Type]:
+        return super().get_queryset(request).annotate(part_count=Count("parts"))
+
+    @admin.display(description="parts", ordering="part_count")
+    def parts_counted(self, type_: Any) -> SafeString:
+        return _parts_link("type", type_.pk, type_.part_count)
+
+
+@admin.register(Tag)
+class TagAdmin(TagModelAdmin):
+    """Tags. To rename one, change it; two for one thing are merged."""
+
+    list_display = ("name", "parts_counted")
+    search_fields = ("name",)
+    actions = ("merge_tags",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Tag]:
+        return super().get_queryset(request).annotate(part_count=Count("parts"))
+
+    @admin.display(description="parts", ordering="part_count")
+    def parts_counted(self, tag: Any) -> SafeString:
+        return _parts_link("tags", tag.pk, tag.part_count)
+
+    def has_merge_permission(self, request: HttpRequest) -> bool:
+        return self.has_change_permission(request) and self.has_delete_permission(request)
+
+    @admin.action(description="Merge selected tags", permissions=["merge"])
+    def merge_tags(self, request: HttpRequest, queryset: QuerySet[Tag]) -> TemplateResponse | None:
+        """Ask which tag is to stay; with the answer, merge the others into it."""
+        tags = list(queryset)
+        if len(tags) < 2:
+            self.message_user(request, "Select two tags or more to merge.", messages.WARNING)
+            return None
+        form = MergeForm(queryset, request.POST if "merge" in request.POST else None)
+        if form.is_valid():
+            self._merge(request, form.cleaned_data["kept"], tags)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Merge tags",
+            "opts": self.opts,
+            "form": form,
+            "tags": tags,
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/parts/tag/merge.html", context)
+
+    def _merge(self, request: HttpRequest, kept: Tag, tags: list[Tag]) -> None:
+        merged = [tag for tag in tags if tag.pk != kept.pk]
+        names = ", ".join(f"“{tag.name}”" for tag in merged)
+        try:
+            moved = merge(kept, merged)
+        except Tag.DoesNotExist:
+            gone = f"“{kept.name}” was deleted meanwhile; nothing was merged."
+            self.message_user(request, gone, messages.ERROR)
+            return
+        self.log_change(request, kept, f"Merged {names} into it.")
+        parts = "1 part" if moved == 1 else f"{moved} parts"
+        self.message_user(request, f"Merged {names} into “{kept.name}”: {parts} moved.")
+
+
+def _parts_link(field: str, pk: int, count: int) -> SafeString:
+    address = reverse("admin:parts_part_changelist")
+    return format_html('<a href="{}?{}__id__exact={}">{}</a>', address, field, pk, count)

@@ -1,0 +1,11 @@
+from django.apps import AppConfig
+
+
+class PartsConfig(AppConfig):
+    name = "parts"
+
+    def ready(self) -> None:
+        from parts import covers, search
+
+        covers.connect()
+        search.connect()

@@ -1,0 +1,46 @@
+"""What a list of parts can be asked for: search, filters, order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import QuerySet
+from rest_framework import serializers
+
+from parts.models import Part
+from parts.search import matching
+
+ORDERINGS = ("key", "description", "manufacturer", "manufacturer_code", "created_at", "updated_at")
+
+
+class PartQuery(serializers.Serializer[Any]):
+    """The query string of a list of parts. A value that makes no sense is an error, not ignored.
+
+    `type` and `tag` are names; `tag` may be repeated, and then all of them must be on the part.
+    `ordering` is a field, descending with a leading `-`; a search puts an exact key first.
+    """
+
+    search = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+    type = serializers.CharField(required=False, max_length=100)
+    tag = serializers.ListField(
+        child=serializers.CharField(max_length=100), required=False, max_length=20
+    )
+    has_cover = serializers.BooleanField(required=False, allow_null=True, default=None)
+    ordering = serializers.ChoiceField(
+        choices=[sign + name for name in ORDERINGS for sign in ("", "-")], required=False
+    )
+
+
+def filtered(parts: QuerySet[Part], asked: dict[str, Any]) -> QuerySet[Part]:
+    """The parts that a validated PartQuery asks for, in its order."""
+    order = [asked.get("ordering", "key"), "pk"]
+    if asked["search"].strip():
+        parts = matching(parts, asked["search"])
+        order.insert(0, "not_exact")
+    if "type" in asked:
+        parts = parts.filter(type__name__iexact=asked["type"])
+    for tag in asked.get("tag", []):
+        parts = parts.filter(tags__name__iexact=tag)
+    if asked["has_cover"] is not None:
+        parts = parts.filter(cover_attachment__isnull=not asked["has_cover"])
+    return parts.order_by(*order).distinct()

@@ -1,0 +1,120 @@
+"""What the API shows of parts and types, and what it accepts."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db import transaction
+from rest_framework import serializers
+
+from attachments.links import links
+from attachments.models import Attachment
+from parts.models import Part, Tag, Type
+
+logger = logging.getLogger(__name__)
+
+
+class TypeSerializer(serializers.ModelSerializer[Type]):
+    class Meta:
+        model = Type
+        fields = ["id", "name"]
+
+
+class TagNames(serializers.ListField):
+    """A part's tags as a list of names; a name that is new becomes a tag."""
+
+    child = serializers.CharField(max_length=100)
+
+    def to_representation(self, data: Any) -> list[str]:
+        return sorted(tag.name for tag in data.all())
+
+
+class PartSerializer(serializers.ModelSerializer[Part]):
+    """A part. `type` and `tags` are names; `key` is generated and never changes."""
+
+    type = serializers.SlugRelatedField(
+        slug_field="name", queryset=Type.objects.all(), allow_null=True, required=False
+    )
+    tags = TagNames(required=False, max_length=50)
+
+    class Meta:
+        model = Part
+        fields = [
+            "id",
+            "key",
+            "description",
+            "manufacturer",
+            "manufacturer_code",
+            "type",
+            "tags",
+            "product_page",
+            "seller",
+            "seller_link",
+            "package",
+            "pin_count",
+            "pin_pitch",
+            "voltage_rating",
+            "input_voltage",
+            "output_voltage",
+            "mounting_type",
+            "series",
+            "dimensions",
+            "created_at",
+            "updated_at",
+        ]
+        read_only_fields = ["id", "key", "created_at", "updated_at"]
+        extra_kwargs = {"pin_count": {"min_value": 1, "max_value": 2_147_483_647}}
+
+    def to_representation(self, instance: Part) -> dict[str, Any]:
+        shown: dict[str, Any] = super().to_representation(instance)
+        shown["cover_url"] = cover_url(instance)
+        return shown
+
+    def create(self, validated_data: dict[str, Any]) -> Part:
+        names = validated_data.pop("tags", [])
+        with transaction.atomic():
+            part = Part(**validated_data)
+            part.save()
+            part.tags.set(tags_named(names))
+        return part
+
+    def update(self, instance: Part, validated_data: dict[str, Any]) -> Part:
+        names = validated_data.pop("tags", None)
+        with transaction.atomic():
+            part = super().update(instance, validated_data)
+            if names is not None:
+                part.tags.set(tags_named(names))
+        # A part fetched with its tags still holds the old ones.
+        getattr(part, "_prefetched_objects_cache", {}).pop("tags", None)
+        return part
+
+
+class CoverInput(serializers.Serializer[Any]):
+    attachment_id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+
+
+class CopyInput(serializers.Serializer[Any]):
+    attachment_id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+    target_part_key = serializers.CharField(max_length=10)
+    set_as_cover = serializers.BooleanField(default=False)
+
+
+def tags_named(names: list[str]) -> list[Tag]:
+    """The tags with these names, made where they are new."""
+    return [Tag.objects.get_or_create(name=name)[0] for name in dict.fromkeys(names)]
+
+
+def cover_url(part: Part) -> str | None:
+    """The URL of the cover's thumbnail; None without a cover, or when it is not an image."""
+    cover = part.cover_attachment
+    if cover is None:
+        return None
+    if cover.attachment_type != Attachment.Kind.IMAGE:
+        logger.warning(
+            "part %s has the cover attachment %s, which is not an image", part.key, cover.pk
+        )
+        return None
+    # The cover is this part's own: setting it here saves a query for each part of a list.
+    cover.part = part
+    return links(cover).thumbnail
