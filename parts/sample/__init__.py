@@ -1,0 +1,1 @@
+"""The sample collection: what is in it, what its photos and datasheets look like, loading it."""
