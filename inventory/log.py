@@ -1,0 +1,41 @@
+"""Logging to standard error, one line for each event."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+_BREAKS = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)}
+_BREAKS |= {10: "\\n", 13: "\\r", 9: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+class OneLine(logging.Formatter):
+    """Escapes control characters.
+
+    A file name with a line break in it must not be able to forge an entry, and a traceback must
+    not be torn apart by whatever collects the log.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(_BREAKS)
+
+
+def logging_settings(level: str) -> dict[str, Any]:
+    """Django's `LOGGING`, and the server's."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": "inventory.log.OneLine", "format": FORMAT}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "line",
+            }
+        },
+        "root": {"handlers": ["stderr"], "level": level},
+        # Django's own handlers would print in another shape, or mail nobody.
+        "loggers": {"django": {"handlers": [], "level": "INFO", "propagate": True}},
+    }

@@ -1,0 +1,96 @@
+"""`/metrics` for Prometheus, the same whichever worker process answers.
+
+Every process keeps its counts in files of one shared directory, and an answer adds them up. That
+directory has to be named before prometheus_client is first imported, so this module imports it
+late.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from inventory.loopback import is_local
+
+VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
+"""Headers that say the peer is a proxy, whose address says nothing about who asks."""
+
+COUNTING_COMMANDS: Final = frozenset(
+    {
+        "migrate_to_cas",
+        "cleanup_legacy_blobs",
+        "collect_garbage",
+        "verify_cas",
+        "import_legacy",
+    }
+)
+"""Commands whose counts belong on the server's page; others would only leave files behind."""
+
+
+def share(data_dir: Path, environment: MutableMapping[str, str]) -> Path:
+    """Have this process and its children keep their counts in the shared directory.
+
+    Where that belongs to another user, this process keeps its counts to itself.
+    """
+    directory = data_dir / "metrics"
+    directory.mkdir(parents=True, exist_ok=True)
+    if os.access(directory, os.W_OK):
+        environment[VARIABLE] = str(directory)
+    return directory
+
+
+def forget_the_dead(directory: Path) -> None:
+    """Remove the counts of processes that have ended. For a server's start: counts begin anew.
+
+    Those of a command that is running meanwhile stay.
+    """
+    for file in directory.glob("*.db"):
+        owner = re.search(r"_(\d+)\.db\Z", file.name)
+        if owner and not _is_alive(int(owner[1])):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The counts of all processes, for this machine and `INVENTORY_METRICS_ALLOWED`; else 403."""
+    if not _may_read(request):
+        return HttpResponse("Not for this address.\n", content_type="text/plain", status=403)
+    from django_prometheus.exports import ExportToDjangoView
+
+    response: HttpResponse = ExportToDjangoView(request)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _may_read(request: HttpRequest) -> bool:
+    """By the peer's own address. What a proxy claims about its client is not believed."""
+    if any(header in request.headers for header in FORWARDED):
+        return False
+    peer = request.META.get("REMOTE_ADDR", "")
+    if is_local(peer):
+        return True
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    return any(address in network for network in settings.INVENTORY_METRICS_ALLOWED)

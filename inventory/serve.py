@@ -1,0 +1,119 @@
+"""`python -m inventory.serve`: the production server, on `INVENTORY_BIND` and `PORT`.
+
+Why Granian: `docs/reference/server.md` has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server import Server
+
+from inventory import metrics
+from inventory.environment import EnvironmentFault
+from inventory.loopback import is_local
+
+HEADER_SECONDS = 10
+"""For a client to send its request's headers in."""
+
+IDLE_THREAD_SECONDS = 600
+"""The longest there is: a thread takes its database connection with it when it ends."""
+
+STOP_SECONDS = 30
+"""For requests to be finished in once the server is told to stop; then they are cut off."""
+
+
+OPEN_API_CURE = (
+    "The API has no accounts: anybody who can connect could read and write everything. Listen on "
+    "127.0.0.1, or set INVENTORY_ALLOW_OPEN_API=true if only trusted people can connect."
+)
+
+
+class CannotServe(Exception):
+    """The server cannot be started as it is configured. The message says what to do."""
+
+
+def check_address(address: str, port: int, *, open_api: bool) -> None:
+    """Raises CannotServe if listening there is unsafe or impossible."""
+    if not open_api and not is_local(address):
+        raise CannotServe(f"Refusing to listen on {address}. {OPEN_API_CURE}")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address, port))
+        except OSError as error:
+            raise CannotServe(
+                f"Cannot listen on {address} port {port}: {error.strerror}. "
+                f"Stop what uses it, or choose another port, as in: PORT={port + 1} make run"
+            ) from error
+
+
+def address_shown(address: str, port: int) -> str:
+    """The URL to type into a browser."""
+    return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
+
+
+def serve() -> None:
+    """Serve until told to stop. Raises EnvironmentFault, CannotServe."""
+    from inventory import settings
+
+    address, port = settings.INVENTORY_BIND, settings.INVENTORY_PORT
+    check_address(address, port, open_api=settings.INVENTORY_ALLOW_OPEN_API)
+    counts = metrics.share(settings.DATA_DIR, os.environ)
+    metrics.forget_the_dead(counts)
+    server = Server(
+        "inventory.worker:application",
+        address=address,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=settings.INVENTORY_WORKERS,
+        blocking_threads=settings.INVENTORY_THREADS,
+        blocking_threads_idle_timeout=IDLE_THREAD_SECONDS,
+        # HTTP/2 without TLS is for nobody here, and one more parser to trust.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
+        websockets=False,
+        respawn_failed_workers=True,
+        workers_kill_timeout=STOP_SECONDS,
+        log_level=LogLevels.error,
+        log_dictconfig=_server_logging(settings.LOGGING),
+    )
+
+    os.register_at_fork(after_in_child=_restore_signals)
+
+    @server.on_startup
+    def tell() -> None:
+        # The socket is open: who connects from now on is answered, if not at once.
+        print(f"Inventory is served at {address_shown(address, port)}", flush=True)
+
+    server.serve()
+
+
+def _restore_signals() -> None:
+    """A worker inherits the server's handlers, and until it has its own would swallow a SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _server_logging(ours: dict[str, object]) -> dict[str, object]:
+    loggers = {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}
+    return {**ours, "loggers": loggers}
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "inventory.settings")
+    try:
+        serve()
+    except (EnvironmentFault, CannotServe) as fault:
+        sys.exit(str(fault))
+
+
+if __name__ == "__main__":
+    main()
