@@ -1,0 +1,65 @@
+"""Fixtures that every room's tests share: a blob store on disk and one on S3, real both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas.storage import attachment_store
+from cas.storage.base import BlobStore
+from tests.s3 import S3Server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server with working guards on a free loopback port, for the whole session."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[str]:
+    """A fresh bucket; all faults and ignored guards are taken back afterwards."""
+    s3_server.reset()
+    bucket = s3_server.new_bucket()
+    yield bucket
+    s3_server.reset()
+    s3_server.drop_bucket(bucket)
+
+
+@pytest.fixture
+def disk_store(tmp_path: Path, settings: Any) -> BlobStore:
+    """`attachment_store()` on disk, in this test's own directory."""
+    return _configure(
+        settings,
+        "cas.storage.disk.DiskBlobStorage",
+        {"location": str(tmp_path / "attachments")},
+    )
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server, s3_bucket: str, tmp_path: Path, settings: Any) -> BlobStore:
+    """`attachment_store()` on S3, in this test's own bucket."""
+    settings.CAS_STAGING_DIR = str(tmp_path / "staging")
+    settings.CAS_STATE_DIR = str(tmp_path / "state")
+    return _configure(
+        settings, "cas.storage.s3.S3BlobStorage", s3_server.storage_options(s3_bucket)
+    )
+
+
+@pytest.fixture(params=["disk", "s3"])
+def store(request: pytest.FixtureRequest) -> BlobStore:
+    """The configured store; a test that uses this runs once for each backend."""
+    chosen: BlobStore = request.getfixturevalue(f"{request.param}_store")
+    return chosen
+
+
+def _configure(settings: Any, backend: str, options: dict[str, Any]) -> BlobStore:
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "attachments": {"BACKEND": backend, "OPTIONS": options},
+    }
+    return attachment_store()

@@ -1,0 +1,142 @@
+"""Blobs from the shipped server: what cannot be seen without a socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas.digest import Digest, Hasher
+from cas.storage.base import BlobStore, Staged
+from cas.storage.disk import DiskBlobStorage
+from cas.storage.s3 import S3BlobStorage
+from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
+from tests.server import Server
+
+SIZE = 48 * 1024 * 1024
+
+
+def put(store: BlobStore, data: bytes) -> Digest:
+    hasher = Hasher()
+    hasher.update(data)
+    path = store.staging_dir / "staged"
+    path.write_bytes(data)
+    store.create(Staged(path, hasher.digest, hasher.md5, hasher.size))
+    path.unlink()
+    return hasher.digest
+
+
+@pytest.fixture(scope="module")
+def disk_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, BlobStore]]:
+    data = tmp_path_factory.mktemp("disk")
+    with Server(data, INVENTORY_WORKERS="1") as server:
+        yield server, DiskBlobStorage(location=data / "attachments")
+
+
+def connect(server: Server, target: str, method: str = "GET", **headers: str) -> socket.socket:
+    """A connection on which one request was sent and nothing was read."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    return connection
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, str], bytes]:
+    """Everything until the other side ends the connection or all that was announced is here."""
+    received = bytearray()
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    lines = [line.partition(": ") for line in head.decode().split("\r\n")[1:]]
+    headers = {name.lower(): value for name, _, value in lines}
+    parts = [body]
+    length = len(body)
+    while length < int(headers["content-length"]):
+        try:
+            part = connection.recv(1024 * 1024)
+        except ConnectionResetError:
+            break
+        if not part:
+            break
+        parts.append(part)
+        length += len(part)
+    return headers, b"".join(parts)
+
+
+def target(digest: Digest) -> str:
+    return f"/api/cas/{digest}?content_type=image/png"
+
+
+def test_a_file_that_shrinks_ends_the_connection(disk_site: tuple[Server, BlobStore]) -> None:
+    server, store = disk_site
+    digest = put(store, os.urandom(SIZE))
+    with connect(server, target(digest)) as connection:
+        assert connection.recv(1)
+        os.truncate(store.path(digest.key), SIZE // 2)  # type: ignore[attr-defined]
+        # One byte of the status line is gone, which does not matter.
+        headers, body = receive(connection)
+    assert headers["content-length"] == str(SIZE)
+    assert len(body) < SIZE
+
+
+def test_a_store_that_breaks_off_ends_the_connection(
+    s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    digest = put(S3BlobStorage(**s3_server.storage_options(s3_bucket)), os.urandom(1024 * 1024))
+    environment = {
+        "CAS_S3_BUCKET": s3_bucket,
+        "CAS_S3_ENDPOINT_URL": s3_server.endpoint,
+        "CAS_S3_REGION": REGION,
+        "CAS_S3_ACCESS_KEY_ID": ACCESS_KEY,
+        "CAS_S3_SECRET_ACCESS_KEY": SECRET_KEY,
+        "INVENTORY_WORKERS": "1",
+    }
+    with Server(tmp_path, **environment) as server:
+        with connect(server, target(digest)) as connection:
+            headers, body = receive(connection)
+        assert len(body) == int(headers["content-length"])
+        s3_server.fault("GetObject", "close_mid_body", bytes=300_000)
+        with connect(server, target(digest)) as connection:
+            headers, body = receive(connection)
+        assert headers["content-length"] == "1048576"
+        assert len(body) < 1048576
+
+
+def test_slow_readers_cost_no_memory(disk_site: tuple[Server, BlobStore]) -> None:
+    server, store = disk_site
+    digest = put(store, os.urandom(SIZE))
+    (worker,) = server.workers()
+    before = resident(worker)
+    connections = [connect(server, target(digest)) for _ in range(6)]
+    for connection in connections:
+        assert connection.recv(100_000)
+    time.sleep(0.5)
+    during = resident(worker)
+    for connection in connections:
+        connection.close()
+    # Each has 48 MiB still to come.
+    assert during - before < SIZE
+
+
+def resident(process: int) -> int:
+    """Resident memory in bytes."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_head_has_no_body(disk_site: tuple[Server, BlobStore]) -> None:
+    server, store = disk_site
+    digest = put(store, b"data")
+    with connect(server, target(digest), "HEAD", Connection="close") as connection:
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-length: 4" in head.lower()
+    assert body == b""

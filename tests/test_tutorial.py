@@ -1,0 +1,56 @@
+"""Every line of the tutorial, typed by a shell against a running server."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_django.live_server_helper import LiveServer
+
+from cas.storage.base import BlobStore
+from parts.sample.load import Layout, LoadOptions, load
+from tests.s3 import ROOT
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+ADDRESS = "http://127.0.0.1:8000"
+MARK = "---- end of command ----"
+
+
+def typed() -> Iterator[tuple[str, str]]:
+    """Each command of the tutorial with the output it promises."""
+    for block in re.findall(r"```console\n(.*?)```", TUTORIAL.read_text(), re.DOTALL):
+        for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, promised = entry.partition("\n")
+            yield command, promised
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_command_prints_what_the_tutorial_says(
+    disk_store: BlobStore, live_server: LiveServer, tmp_path: Path
+) -> None:
+    load(LoadOptions(Layout.CAS, parts=60, seed=1, megapixels=0.02), lambda summary: None)
+    steps = list(typed())
+    assert len(steps) > 30
+    script = "".join(f"{command}\necho '{MARK}'\n" for command, _ in steps)
+    shell = subprocess.run(
+        ["bash"],
+        input=script.replace(ADDRESS, live_server.url),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    printed = shell.stdout.split(f"{MARK}\n")
+    checker = doctest.OutputChecker()
+    for (command, promised), output in zip(steps, printed, strict=False):
+        # An API answer ends without a line break; the text after it starts on its own line.
+        shown = output if not output or output.endswith("\n") else f"{output}\n"
+        assert checker.check_output(promised, shown, doctest.ELLIPSIS), (
+            f"$ {command}\n{shown}\nwhere the tutorial has\n{promised}{shell.stderr}"
+        )
+    assert len(printed) == len(steps) + 1
+    assert not shell.stderr
