@@ -41,8 +41,8 @@ class ReadingClient(Client):
 
     def request(self, **request: Any) -> Any:
         response: Any = super().request(**request)
+        # Reading a stream to its end closes it.
         response.body = response.getvalue() if response.streaming else response.content
-        response.close()
         return response
 
 
