@@ -81,13 +81,16 @@ class PartSerializer(serializers.ModelSerializer[Part]):
 
     def update(self, instance: Part, validated_data: dict[str, Any]) -> Part:
         names = validated_data.pop("tags", None)
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
         with transaction.atomic():
-            part = super().update(instance, validated_data)
+            # Only what was sent: a cover that an upload has set meanwhile must stay.
+            instance.save(update_fields=[*validated_data, "updated_at"])
             if names is not None:
-                part.tags.set(tags_named(names))
+                instance.tags.set(tags_named(names))
         # A part fetched with its tags still holds the old ones.
-        getattr(part, "_prefetched_objects_cache", {}).pop("tags", None)
-        return part
+        getattr(instance, "_prefetched_objects_cache", {}).pop("tags", None)
+        return instance
 
 
 class CoverInput(serializers.Serializer[Any]):

@@ -8,6 +8,7 @@ from rest_framework.test import APIClient
 
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, file_fields, legacy_row, picture, stored_row
+from parts import search
 from parts.models import Part, Tag, Type
 
 pytestmark = pytest.mark.django_db
@@ -123,6 +124,22 @@ class TestParts:
         response = client.generic("POST", "/api/parts", body, content_type="application/json")
         assert response.status_code == 400
 
+    def test_a_change_leaves_a_cover_that_was_set_meanwhile(self, client, part, monkeypatch):
+        cover = Attachment(part=part, **file_fields(b"x"))
+        folded = search.folded_text
+
+        def upload_comes_between(changed):
+            cover.save()
+            return folded(changed)
+
+        monkeypatch.setattr(search, "folded_text", upload_comes_between)
+        changed = {"description": "Renamed"}
+        response = client.patch(f"/api/parts/{part.key}", changed, format="json")
+        assert response.status_code == 200
+        part.refresh_from_db()
+        assert part.description == "Renamed"
+        assert part.cover_attachment_id == cover.pk
+
     @pytest.mark.parametrize("key", ["zzzz", "ZZZZ", "TOOLONG", "é"])
     def test_unknown_keys_are_404(self, client, part, key):
         assert client.get(f"/api/parts/{key}").status_code == 404
@@ -178,7 +195,7 @@ class TestList:
             stored_row(made, b"%d" % number, tmp_path / "b")
             if number % 2:
                 legacy_row(made, b"old%d" % number, tmp_path / "c")
-                made.attachments.first().delete()
+                made.attachments.all()[0].delete()
 
         make(1)
         make(2)
