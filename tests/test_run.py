@@ -74,9 +74,9 @@ def test_a_first_run_killed_midway_and_taken_up_again_ends_with_a_served_collect
         assert interrupted.poll() is None, interrupted.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    (loading,) = Path(f"/proc/{interrupted.pid}/task/{interrupted.pid}/children").read_text().split()
+    children = Path(f"/proc/{interrupted.pid}/task/{interrupted.pid}/children").read_text()
     interrupted.kill()
-    subprocess.run(["kill", "-KILL", loading], check=False)
+    subprocess.run(["kill", "-KILL", *children.split()], check=False)
     interrupted.communicate()
 
     output = completed(first_run(tmp_path))

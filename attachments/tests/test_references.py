@@ -99,8 +99,9 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
     assert not references.repoint(row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF))
-    assert references.repoint(row.pk, row.s3_key, DIGEST, len(PDF))
-    assert not references.repoint(row.pk, row.s3_key, DIGEST, len(PDF))
+    old_key = row.s3_key or ""
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF))
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF))
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -108,10 +109,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key, DIGEST, len(PDF))
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF))
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key, DIGEST, len(PDF) + 1)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1)
     row.refresh_from_db()
     assert row.is_legacy
 
@@ -223,7 +224,9 @@ def test_every_column_that_can_hold_a_key_is_registered():
         for model in apps.get_models()
         for field in model._meta.concrete_fields
         if isinstance(field, models.CharField | models.TextField | models.BinaryField)
-        and any(word in field.column for word in ("s3_key", "digest", "sha", "blob", "cas_"))
+        and any(
+            word in (field.column or "") for word in ("s3_key", "digest", "sha", "blob", "cas_")
+        )
     }
     # What was verified when; it is meant to outlive its blobs and to keep none.
     suspects.remove(("attachments.Verification", "digest"))

@@ -11,6 +11,7 @@ from attachments.serializers import AttachmentSerializer
 from attachments.tests.factories import PDF, legacy_row, named, picture, staged
 from cas.digest import Digest
 from cas.storage.base import StoreFull, Unreachable
+from cas.views import deliver_blob
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db
@@ -317,17 +318,14 @@ class TestTransitional:
         self, store, client, url, row, tmp_path, monkeypatch
     ):
         shown = client.get(f"{url}/{row.pk}").json()
-        from attachments import views
-
-        deliver = views.deliver_blob
 
         def moved_meanwhile(*args, **kwargs):
             store.create(staged(picture(), tmp_path / "staged"))
             references.repoint(row.pk, row.s3_key, Digest.of(picture()), len(picture()))
             store.remove(row.s3_key)
-            return deliver(*args, **kwargs)
+            return deliver_blob(*args, **kwargs)
 
-        monkeypatch.setattr(views, "deliver_blob", moved_meanwhile)
+        monkeypatch.setattr("attachments.views.deliver_blob", moved_meanwhile)
         assert client.get(shown["view_url"]).status_code == 302
 
     def test_a_missing_object_is_404(self, store, client, url, row):
