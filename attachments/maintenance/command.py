@@ -52,7 +52,7 @@ class MaintenanceCommand(BaseCommand):
             if name == "bytes" or name.endswith("_bytes"):
                 value = f"{human_bytes(value)} ({value} bytes)"
             elif isinstance(value, dict):
-                value = ", ".join(f"{count} {key}" for key, count in sorted(value.items()))
+                value = ", ".join(_figure(key, count) for key, count in value.items())
             elif isinstance(value, bool):
                 value = "yes" if value else "no"
             self.stdout.write(f"{name.replace('_', ' '):>16}  {value}")
@@ -69,6 +69,10 @@ class MaintenanceCommand(BaseCommand):
         self.stdout.flush()
         if sys.stdin.readline().strip() != "yes":
             raise Halt(ExitStatus.REFUSED, "not confirmed; nothing was done")
+
+
+def _figure(key: str, value: Any) -> str:
+    return f"{key}: {', '.join(value)}" if isinstance(value, list) else f"{value} {key}"
 
 
 def add_asking(parser: CommandParser) -> None:

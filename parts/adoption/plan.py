@@ -1,0 +1,161 @@
+"""Decides what becomes of every row, before anything is changed.
+
+Each step is a statement over the whole scratch database. Identity is a matter of counting: the
+n-th row of a part with some key is the n-th row here of that part with that key, so that a part
+which really has one file twice keeps both, and a second import finds them all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from attachments.models import LEGACY_PREFIX
+from cas.digest import CAS_PREFIX
+from parts.adoption.sources import Table
+
+SCRATCH_TABLES: Final = {Table.PARTS: "part", Table.ATTACHMENTS: "attachment"}
+
+REPEATED: Final = """
+UPDATE {table} SET fault = 'duplicate',
+    reason = '{column} ' || {table}.{column} || ' is that of row ' || twin.first || ' too'
+FROM (
+    SELECT number, min(number) OVER (PARTITION BY {column}) AS first
+    FROM {table} WHERE fault IS NULL AND {column} IS NOT NULL
+) AS twin
+WHERE twin.number = {table}.number AND twin.first < {table}.number
+"""
+
+MATCH_PARTS: Final = """
+UPDATE part SET target = part_here.id, cover_here = part_here.cover
+FROM part_here WHERE part_here.key = part.key AND part.fault IS NULL
+"""
+
+# Keys are drawn by chance: two collections can have given one key to two different parts, and
+# the files of one must not end up with the other. A part that was edited here still has its time.
+STRANGERS: Final = """
+UPDATE part SET target = NULL, cover_here = NULL, fault = 'conflict',
+    reason = 'here the key ' || part.key || ' is that of another part: ' || part_here.description
+FROM part_here
+WHERE part_here.id = part.target
+    AND NOT (part_here.created IS part.created
+        OR part_here.description = part.description
+        OR (part.code <> '' AND part_here.code = part.code))
+"""
+
+WITHOUT_PART: Final = """
+UPDATE attachment SET fault = 'no_part', reason = coalesce(
+    (SELECT 'its part, row ' || part.number || ', is refused'
+     FROM part WHERE part.id = attachment.part),
+    'there is no part with the id ' || attachment.part)
+WHERE fault IS NULL
+    AND NOT EXISTS (SELECT 1 FROM part WHERE part.id = attachment.part AND part.fault IS NULL)
+"""
+
+MATCH_SAME_KEY: Final = """
+WITH theirs AS (
+    SELECT attachment.number, part.target AS part, coalesce(s3_key, url) AS place,
+        row_number() OVER (
+            PARTITION BY part.target, coalesce(s3_key, url) ORDER BY attachment.number) AS n
+    FROM attachment JOIN part ON part.id = attachment.part AND part.fault IS NULL
+    WHERE attachment.fault IS NULL AND part.target IS NOT NULL
+), ours AS (
+    SELECT id, part, coalesce(s3_key, url) AS place,
+        row_number() OVER (PARTITION BY part, coalesce(s3_key, url) ORDER BY id) AS n
+    FROM attachment_here
+)
+UPDATE attachment SET target = ours.id
+FROM theirs JOIN ours USING (part, place, n) WHERE theirs.number = attachment.number
+"""
+
+# A row that was imported before and migrated since has another key here. What nobody can edit
+# tells it: part, type, file name, size and, where the source has it, the time it was made.
+MATCH_MIGRATED: Final = f"""
+WITH theirs AS (
+    SELECT attachment.number, part.target AS part, kind, filename, size,
+        {{their_time}} AS made,
+        row_number() OVER (
+            PARTITION BY part.target, kind, filename, size, {{their_time}}
+            ORDER BY attachment.number) AS n
+    FROM attachment JOIN part ON part.id = attachment.part AND part.fault IS NULL
+    WHERE attachment.fault IS NULL AND attachment.target IS NULL AND part.target IS NOT NULL
+        AND s3_key GLOB '{LEGACY_PREFIX}*' AND (attachment.created IS NULL) = {{timeless}}
+), ours AS (
+    SELECT id, part, kind, filename, size, {{our_time}} AS made,
+        row_number() OVER (
+            PARTITION BY part, kind, filename, size, {{our_time}} ORDER BY id) AS n
+    FROM attachment_here
+    WHERE s3_key GLOB '{CAS_PREFIX}*'
+        AND id NOT IN (SELECT target FROM attachment WHERE target IS NOT NULL)
+)
+UPDATE attachment SET target = ours.id
+FROM theirs JOIN ours USING (part, kind, filename, size, made, n)
+WHERE theirs.number = attachment.number
+"""  # noqa: S608 - our own constants
+
+COVERS: Final = """
+UPDATE attachment SET is_cover = 1
+FROM part
+WHERE part.cover = attachment.id AND part.id = attachment.part AND part.fault IS NULL
+    AND part.cover_here IS NULL
+    AND attachment.fault IS NULL AND attachment.target IS NULL AND attachment.kind = 'image'
+"""
+
+LOST_COVERS: Final = """
+UPDATE part SET lost_cover = 1
+WHERE fault IS NULL AND cover IS NOT NULL AND cover_here IS NULL
+    AND NOT EXISTS (
+        SELECT 1 FROM attachment
+        WHERE attachment.id = part.cover AND attachment.part = part.id
+            AND attachment.kind = 'image' AND attachment.fault IS NULL)
+"""
+
+TAKEN_IDS: Final = """
+UPDATE {table} SET own_id = NULL
+WHERE own_id IS NOT NULL AND EXISTS (SELECT 1 FROM {table}_here WHERE id = {table}.own_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How many of a table's rows were read, are here already, are refused, are to come."""
+
+    read: int
+    present: int
+    refused: int
+    to_import: int
+
+
+def match(scratch: sqlite3.Connection) -> None:
+    """Refuse what contradicts other rows, and find what is here already."""
+    for table, column in (("part", "id"), ("part", "key"), ("attachment", "id")):
+        scratch.execute(REPEATED.format(table=table, column=column))
+    scratch.execute(MATCH_PARTS)
+    scratch.execute(STRANGERS)
+    scratch.execute(WITHOUT_PART)
+    scratch.execute(MATCH_SAME_KEY)
+    scratch.execute(
+        MATCH_MIGRATED.format(their_time="attachment.created", our_time="created", timeless=0)
+    )
+    scratch.execute(MATCH_MIGRATED.format(their_time="''", our_time="''", timeless=1))
+
+
+def settle(scratch: sqlite3.Connection) -> dict[Table, Planned]:
+    """When every fault is known: choose covers and ids, and count."""
+    scratch.execute(COVERS)
+    scratch.execute(LOST_COVERS)
+    for table in SCRATCH_TABLES.values():
+        scratch.execute(TAKEN_IDS.format(table=table))
+    return {table: _count(scratch, name) for table, name in SCRATCH_TABLES.items()}
+
+
+def _count(scratch: sqlite3.Connection, table: str) -> Planned:
+    found = scratch.execute(
+        f"""
+        SELECT count(*), count(target), count(fault),
+            count(*) FILTER (WHERE fault IS NULL AND target IS NULL)
+        FROM {table}
+        """  # noqa: S608 - one of our own table names
+    ).fetchone()
+    return Planned(*found)
