@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.signals import request_finished
+from django.db import close_old_connections
 from django.test import Client
 
 from cas.digest import Digest, Hasher
@@ -28,6 +31,14 @@ def put(store: BlobStore, data: bytes) -> Digest:
     store.create(Staged(path, hasher.digest, hasher.md5, hasher.size))
     path.unlink(missing_ok=True)
     return hasher.digest
+
+
+@pytest.fixture(autouse=True)
+def no_database() -> Iterator[None]:
+    """Closing an answer must not touch a connection that another app's test left open."""
+    request_finished.disconnect(close_old_connections)
+    yield
+    request_finished.connect(close_old_connections)
 
 
 class ReadingClient(Client):

@@ -37,7 +37,10 @@ def near(picture: Image.Image, at: tuple[int, int], colour: Colour, by: int = 12
 @pytest.mark.parametrize("size", [1, 64, 150, 700, 1024])
 def test_every_accepted_type_is_fitted(file_format: str, size: int) -> None:
     data = encode(gradient(1600, 1200), file_format)
-    assert thumb(data, size).size == (size, max(1, round(size * 0.75)))
+    width, height = thumb(data, size).size
+    assert width == size
+    # Which way half a pixel is rounded is the decoder's affair.
+    assert abs(height - max(1, size * 0.75)) <= 0.5
 
 
 @pytest.mark.parametrize("dimensions", [(1, 1), (30, 20), (150, 10)])
