@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments.maintenance.content import verify_content
-from attachments.maintenance.database import LEGACY_LAYOUT, patiently, run_lock
+from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
 from attachments.maintenance.progress import Progress
 from attachments.maintenance.report import Report
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
@@ -161,6 +162,7 @@ def _delete(
         if options.dry_run:
             outcomes: Iterator[tuple[str, StoreError | None]] = ((stat.key, None) for stat in batch)
         else:
+            patiently(partial(require_lock, LEGACY_LAYOUT), stop)
             outcomes = store.remove_many([stat.key for stat in batch])
         sizes = {stat.key: stat.size for stat in batch}
         for key, error in outcomes:

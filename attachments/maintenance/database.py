@@ -92,7 +92,7 @@ def run_lock(name: str, *, shared: bool = False) -> Iterator[None]:
 @contextmanager
 def _hold_in_postgresql(name: str, shared: bool) -> Iterator[None]:
     kind = "_shared" if shared else ""
-    number = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    number = _number(name)
     if not _lock_call(f"pg_try_advisory_lock{kind}", LOCK_SPACE, number):
         raise _locked(name)
     try:
@@ -101,6 +101,33 @@ def _hold_in_postgresql(name: str, shared: bool) -> Iterator[None]:
         # A connection that is gone has let go of the lock already.
         with contextlib.suppress(*CONNECTION_ERRORS):
             _lock_call(f"pg_advisory_unlock{kind}", LOCK_SPACE, number)
+
+
+def require_lock(name: str) -> None:
+    """Raises Halt unless this run still holds its exclusive lock.
+
+    For right before what cannot be undone: the lock fell if the connection was lost since, and
+    another run may have begun.
+    """
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND mode = 'ExclusiveLock' AND pid = pg_backend_pid()"
+            " AND classid = %s AND objid = %s AND objsubid = 2)",
+            [LOCK_SPACE, _number(name)],
+        )
+        if not cursor.fetchone()[0]:
+            raise Halt(
+                ExitStatus.UNAVAILABLE,
+                f"the database connection was lost, and the lock '{name}' with it. Nothing was "
+                "deleted since; start the command again",
+            )
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
 
 from attachments.models import Attachment
 from cas.digest import Digest
@@ -85,3 +86,14 @@ def damage(store: Any, key: str, content: bytes) -> None:
         store.bucket.put_object(Key=key, Body=content)
     else:
         Path(store.location, key).write_bytes(content)
+
+
+def terminate_others() -> None:
+    """End every other session of this database, as a fail-over would."""
+    other = connections.create_connection("default")
+    with other.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    other.close()

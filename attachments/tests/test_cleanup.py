@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from attachments.maintenance import cleanup as module
 from attachments.maintenance.run import ExitStatus
@@ -22,6 +23,7 @@ from attachments.tests.legacy import (
     put,
     run,
     summary_of,
+    terminate_others,
 )
 from cas.digest import Digest
 from cas.storage.base import BlobStore, StoreError, Unreachable
@@ -260,3 +262,23 @@ def test_a_listing_that_ends_in_an_error_deletes_nothing(
     monkeypatch.undo()
     assert status == ExitStatus.UNAVAILABLE
     assert set(migrated) <= keys_of(store)
+
+
+@pytest.mark.postgres
+@on_disk
+def test_a_lock_lost_with_its_connection_deletes_nothing_more(
+    store: BlobStore, migrated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run may have begun when this one is connected again."""
+    real = module._check_unreferenced
+
+    def cut(*arguments: Any) -> None:
+        real(*arguments)
+        terminate_others()
+
+    monkeypatch.setattr(module, "_check_unreferenced", cut)
+    status, output = run(*CLEANUP)
+    connection.close()
+    assert status == ExitStatus.UNAVAILABLE, output
+    assert "start the command again" in output
+    assert all(store.stat(key) for key in migrated)

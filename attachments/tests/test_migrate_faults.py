@@ -7,6 +7,7 @@ bytes; and when the fault is over, running it again finishes the work.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from attachments.tests.legacy import (
     on_disk,
     run,
     summary_of,
+    terminate_others,
 )
 from cas.digest import Digest, is_cas_key
 from cas.storage.base import BlobStore, StoreFull
@@ -168,17 +170,6 @@ def test_a_full_disk_stops_the_run(
     assert_whole(store)
 
 
-def terminate_others() -> None:
-    """End every other session of this database, as a fail-over would."""
-    other = connections.create_connection("default")
-    with other.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-    other.close()
-
-
 @pytest.mark.postgres
 @on_disk
 def test_database_connections_cut_midway(
@@ -260,3 +251,29 @@ def test_no_transaction_is_open_during_a_transfer(
     monkeypatch.setattr(store, "ingest", watched)
     assert run(*MIGRATE)[0] == DONE
     assert states == set()
+
+
+@pytest.mark.postgres
+@on_disk
+def test_a_session_ended_for_idling_in_a_transaction_is_begun_anew(
+    store: BlobStore,
+    rows: Callable[[BlobStore], list[Attachment]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row's transaction stalls on the store for longer than the server allows."""
+    rows(store)
+    real, stalled = store.stat, threading.Lock()
+
+    def slow(key: str) -> Any:
+        if connection.in_atomic_block and stalled.acquire(blocking=False):
+            with connection.cursor() as cursor:
+                cursor.execute("SET idle_in_transaction_session_timeout = '20ms'")
+            time.sleep(0.5)
+        return real(key)
+
+    monkeypatch.setattr(store, "stat", slow)
+    status, output = run(*MIGRATE)
+    assert stalled.locked()
+    assert status == DONE, output
+    assert summary_of(output)["balances"]
+    assert_whole(store)
