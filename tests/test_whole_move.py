@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.s3 import ROOT, S3Server
 
 ROWS = 2000
 FEWER = 600
+KILLS = 50
 WATCHING_SECONDS = 120
 
 
@@ -161,6 +163,24 @@ def test_killed_twice_resumed_and_cleaned_up(installation: Installation, tmp_pat
     assert last["remaining"] == last["failed"] == 0
     installation.check("cleanup_legacy_blobs", "--yes-i-am-sure", "--verify-content")
     assert_moved(installation, ROWS)
+
+
+def test_killed_at_fifty_random_moments(installation: Installation, tmp_path: Path) -> None:
+    installation.fill(FEWER)
+    report = tmp_path / "report.jsonl"
+    seed = secrets.randbelow(10**6)
+    process = installation.start("-m", "tests.killing", str(KILLS), str(seed), str(report))
+    assert process.wait() == 0, process.output
+    killed = json.loads(process.output.splitlines()[-1])["killed"]
+    assert killed == KILLS, f"seed {seed}: the work ended before"
+    # Killed or not, what the report says was done is done, and every row has its bytes.
+    found = installation.inspect()
+    assert 0 < found["whole"] < FEWER, f"seed {seed}"
+    last = summary(installation.check("migrate_to_cas", "--yes-i-am-sure", "--json"))
+    assert last["remaining"] == last["failed"] == 0, f"seed {seed}"
+    installation.check("cleanup_legacy_blobs", "--yes-i-am-sure", "--verify-content")
+    installation.check("collect_garbage", "--yes-i-am-sure", "--grace", "0s")
+    assert_moved(installation, FEWER)
 
 
 @pytest.mark.sqlite
