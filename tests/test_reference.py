@@ -1,0 +1,103 @@
+"""The reference and the code name the same commands, settings, codes, checks and metrics."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand
+from prometheus_client import REGISTRY
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+OUR_APPS = {"cas", "attachments", "parts"}
+# Bases of families of errors; only what derives from them is ever answered.
+NEVER_ANSWERED = {"upload_refused", "unrenderable"}
+
+pytestmark = pytest.mark.sqlite
+
+
+def page(name: str) -> str:
+    return (REFERENCE / name).read_text()
+
+
+def source(*rooms: str) -> str:
+    return "\n".join(
+        path.read_text()
+        for room in rooms
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if not {"tests", "sample", "forms.py"} & set(path.relative_to(ROOT).parts)
+    )
+
+
+def test_commands_and_their_options() -> None:
+    ours = {name for name, app in get_commands().items() if app in OUR_APPS}
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", page("commands.md"), re.M | re.S))
+    assert set(sections) == ours
+    generic = {action.dest for action in BaseCommand().create_parser("", "")._actions}
+    for name, section in sections.items():
+        parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+        options = {
+            option
+            for action in parser._actions
+            if action.dest not in generic
+            for option in action.option_strings
+        }
+        assert set(re.findall(r"`(--[a-z-]+)", section)) == options, name
+
+
+def test_exit_statuses() -> None:
+    from attachments.maintenance.run import ExitStatus
+
+    for name in ("reference/commands.md", "howto/migrate.md"):
+        told = re.findall(r"^\| (\d) \|", (ROOT / "docs" / name).read_text(), re.M)
+        assert [int(number) for number in told] == sorted(ExitStatus), name
+
+
+def test_settings() -> None:
+    pattern = r'"((?:INVENTORY|CAS)_[A-Z0-9_]+|SECRET_KEY|DATABASE_URL|PORT)"'
+    readers = ("settings", "databases", "stores", "secret")
+    text = "".join((ROOT / "inventory" / f"{name}.py").read_text() for name in readers)
+    told = set(re.findall(r"^\| `([A-Z0-9_]+)` \|", page("settings.md"), re.M))
+    assert told == set(re.findall(pattern, text)) - {"INVENTORY_", "CAS_"}
+
+
+def test_error_codes() -> None:
+    text = source("cas", "attachments", "parts", "inventory")
+    answered = (
+        r"(?:error_response\(\s*\w+,\s*\d+,\s*|body\(|_response\(\s*[\w.]+,\s*|_unavailable\("
+        r'|_outside_views\(\s*\d+,\s*|\bcode=|\b(?:default_)?code = )"([a-z_]+)"'
+    )
+    ours = set(re.findall(answered, text)) - NEVER_ANSWERED
+    table = page("http.md").rpartition("| code |")[2]
+    told = {
+        code
+        for cell in re.findall(r"^\| (`.+?) \| \d", table, re.M)
+        for code in re.findall("`([a-z_]+)`", cell)
+    }
+    assert told == ours
+
+
+def test_checks() -> None:
+    text = source("cas", "attachments", "parts", "inventory")
+    ids = set(re.findall(r'"([a-z]+\.[EWI]\d{3})"', text))
+    told: set[str] = set()
+    for row in re.findall(r"^\| (`.+?) \|", page("checks.md"), re.M):
+        named = re.findall(r"`([a-z]+\.[EWI])(\d{3})`", row)
+        first, last = named[0], named[-1]
+        told |= {f"{first[0]}{number:03}" for number in range(int(first[1]), int(last[1]) + 1)}
+    assert told == ids
+
+
+def test_metrics() -> None:
+    import cas.metrics  # noqa: F401
+    from attachments.maintenance import cleanup, collect, migrate, verify  # noqa: F401
+
+    ours = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in REGISTRY.collect()
+        if family.name.startswith(("cas_", "inventory_"))
+    }
+    assert set(re.findall(r"^\| `(\w+)` \|", page("metrics.md"), re.M)) == ours
