@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,69 +13,12 @@ import pytest
 
 from attachments.maintenance.run import ExitStatus
 from tests.collection import contents
-from tests.s3 import ROOT, S3Server
+from tests.installation import Installation, Running
 
 ROWS = 2000
 FEWER = 600
 KILLS = 50
 WATCHING_SECONDS = 120
-
-
-class Running(subprocess.Popen[bytes]):
-    """A process whose output goes to a file: a pipe nobody reads would stop it when full."""
-
-    def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
-        self._output = directory / f"output-{uuid.uuid4().hex}"
-        with self._output.open("wb") as output:
-            super().__init__(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text()
-
-
-class Installation:
-    """A database and a store of their own, worked on only by processes of their own."""
-
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
-        self.directory = directory
-        self.environment = {
-            **os.environ,
-            "INVENTORY_DATA_DIR": str(directory),
-            "SECRET_KEY": "only-for-tests-" + 8 * "0123456789",
-            **environment,
-        }
-
-    def start(self, *arguments: str) -> Running:
-        return Running([sys.executable, *arguments], self.directory, self.environment)
-
-    def manage(self, *arguments: str) -> tuple[int, str]:
-        process = self.start("manage.py", *arguments)
-        return process.wait(), process.output
-
-    def check(self, *arguments: str) -> str:
-        status, output = self.manage(*arguments)
-        assert status == 0, output
-        return output
-
-    def collection(self, *arguments: str) -> str:
-        process = self.start("-m", "tests.collection", *arguments)
-        assert process.wait() == 0, process.output
-        return process.output
-
-    def inspect(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.collection("inspect").splitlines()[-1])
-        return found
-
-    def fill(self, rows: int) -> None:
-        self.collection("make", str(rows))
-
-    def migration(self, report: Path) -> Running:
-        return self.start(
-            "manage.py", "migrate_to_cas", "--yes-i-am-sure", "--json", "--report", str(report)
-        )
 
 
 def lines_in(report: Path) -> int:
@@ -102,38 +40,6 @@ def summary(output: str) -> dict[str, Any]:
     records = [json.loads(line) for line in output.splitlines() if line.startswith('{"summary"')]
     found: dict[str, Any] = records[-1]["summary"]
     return found
-
-
-@pytest.fixture
-def database() -> Iterator[dict[str, str]]:
-    """Environment for a database of its own on the server the tests run on, if they do."""
-    url = os.environ.get("DATABASE_URL")
-    if not url:
-        yield {}
-        return
-    import psycopg
-
-    name = f"move_{uuid.uuid4().hex}"
-    base, _, query = url.partition("?")
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-        yield {"DATABASE_URL": base.rpartition("/")[0] + f"/{name}" + (query and f"?{query}")}
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-@pytest.fixture(params=["disk", "s3"])
-def installation(
-    request: pytest.FixtureRequest, tmp_path: Path, database: dict[str, str]
-) -> Installation:
-    environment = {"CAS_MIGRATION_DELETE_OLD_OBJECTS": "true", **database}
-    if request.param == "s3":
-        server: S3Server = request.getfixturevalue("s3_server")
-        environment |= server.environment(request.getfixturevalue("s3_bucket"))
-    else:
-        environment |= {"CAS_S3_BUCKET": ""}
-    made = Installation(tmp_path, environment)
-    made.check("migrate", "--verbosity", "0")
-    return made
 
 
 def assert_moved(installation: Installation, rows: int) -> None:

@@ -42,6 +42,10 @@ BATCH: Final = 200
 FEW: Final = 20
 """So many blobs may always be collected: in a small store any number is a large share."""
 
+SLOWEST_UPLOAD: Final = timedelta(days=1)
+"""A temporary file or multipart upload that is younger may be of an upload still going on, which
+no grace period for blobs says anything about."""
+
 SAMPLES: Final = 5
 
 
@@ -110,7 +114,7 @@ def collect(options: CollectOptions, stream: OutputWrapper) -> CollectSummary:
             _collect(store, older_than, summary, report, progress, stop)
             progress.clear()
         if not stop.requested:
-            _abandoned(store, older_than, summary, report)
+            _abandoned(store, min(older_than, now - SLOWEST_UPLOAD), summary, report)
     if stop.status is not None:
         summary.status, summary.reason = stop.status, stop.reason
     elif summary.failures:
