@@ -1,11 +1,12 @@
 # make run    a working installation on http://127.0.0.1:8000/, or on PORT
 # make test   every test, on SQLite and on PostgreSQL
 # make lint   style, types, import directions, missing migrations
+# make bench  measures against rivals and writes benchmarks/RESULTS.md; GROUPS names some, QUICK=1 is a trial
 
 PYTHON ?= python3
 PYTEST = .venv/bin/pytest -q -n auto
 
-.PHONY: run test lint
+.PHONY: run test lint bench
 
 run: .venv/runtime
 	@.venv/bin/python -m inventory.first_run
@@ -25,6 +26,10 @@ lint: .venv/development
 	.venv/bin/lint-imports
 	.venv/bin/python manage.py makemigrations --check --dry-run
 
+bench: .venv/benchmarks
+	@benchmarks/install_tools.sh
+	.venv/bin/python -m benchmarks $(if $(QUICK),--quick) $(GROUPS)
+
 .venv/bin/python:
 	@deploy/make_venv.sh "$(PYTHON)"
 
@@ -37,4 +42,9 @@ lint: .venv/development
 .venv/development: requirements-dev.txt .venv/runtime
 	@echo "Installing what the tests need into .venv/"
 	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/benchmarks: benchmarks/requirements.txt .venv/development
+	@echo "Installing the rivals that benchmarks measure against into .venv/"
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@

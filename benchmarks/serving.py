@@ -1,0 +1,178 @@
+"""Requests a second for 304, small, middling and large blobs, from disk and from S3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+from benchmarks import blobs
+from benchmarks.measurement import Contest, Table, megabytes, per_second, rows
+from benchmarks.sites import WORKERS, fetch_rate, granian, static_nginx, wrk
+from cas.digest import Digest
+from cas.storage.disk import DiskBlobStorage
+from cas.storage.s3 import S3BlobStorage
+from tests.nginx import nginx
+from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
+from tests.server import Server
+
+SIZES = {"20 KB": 20_000, "1 MB": 1_000_000, "256 MB": 256_000_000}
+CONNECTIONS = {"20 KB": 16, "1 MB": 16, "256 MB": 4}
+QUERY = "content_type=image/png"
+
+
+def run(directory: Path, *, quick: bool) -> list[Table]:
+    sizes = dict(list(SIZES.items())[:2]) if quick else SIZES
+    seconds, rounds = (1, 1) if quick else (4, 3)
+    files = directory / "files"
+    files.mkdir()
+    digests = {
+        name: blobs.write(files / name.replace(" ", ""), size) for name, size in sizes.items()
+    }
+    return [
+        *_from_disk(directory, files, digests, seconds, rounds),
+        *_from_s3(directory, files, digests, seconds, rounds),
+    ]
+
+
+def _from_disk(
+    directory: Path, files: Path, digests: dict[str, Digest], seconds: int, rounds: int
+) -> list[Table]:
+    data, accelerated = directory / "data", directory / "accelerated"
+    for installation in (data, accelerated):
+        kept = DiskBlobStorage(location=installation / "attachments")
+        for name in digests:
+            blobs.store(kept, files / name.replace(" ", ""))
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        ours = enter(Server(data, INVENTORY_WORKERS=WORKERS))
+        accel = enter(Server(accelerated, INVENTORY_WORKERS=WORKERS, CAS_DELIVERY="accel"))
+        front = enter(nginx(ours.port, directory / "front", data / "attachments"))
+        sender = enter(
+            nginx(
+                accel.port, directory / "sender", accelerated / "attachments", content_cache="off"
+            )
+        )
+        plain = enter(static_nginx(files, directory / "plain"))
+        django = enter(granian(files))
+        bare = enter(granian(files, bare=True))
+        tables = [_not_modified(ours.url, django, bare, digests["20 KB"], seconds, rounds)]
+        for name, digest in digests.items():
+            blob = f"/api/cas/{digest}?{QUERY}"
+            file = name.replace(" ", "")
+            urls = {
+                "nginx, static file": f"{plain}/{file}",
+                "behind nginx, cached": front + blob,
+                "behind nginx, accel": sender + blob,
+                "stream": ours.url + blob,
+                "whitenoise": f"{django}/white/{file}",
+                "Django FileResponse": f"{django}/file/{file}",
+            }
+            tables.append(_disk_table(name, urls, seconds, rounds))
+    return tables
+
+
+def _not_modified(
+    ours: str, django: str, bare: str, digest: Digest, seconds: int, rounds: int
+) -> Table:
+    blob = f"{ours}/api/cas/{digest}?{QUERY}"
+    matching = f'If-None-Match: "{digest}"'
+
+    def rate(url: str, header: str = "") -> Callable[[], float]:
+        return lambda: wrk(url, connections=16, seconds=seconds, header=header)[0]
+
+    rival = "empty Django view, same middleware"
+    rates = Contest(
+        {
+            rival: rate(f"{django}/empty"),
+            "empty Django view, no middleware": rate(f"{bare}/empty"),
+            "304 of a blob": rate(blob, matching),
+        },
+        rounds,
+    ).run()
+    shown = rows(rates, rival, per_second, {"304 of a blob": 0.85})
+    command = f"wrk -t1 -c16 -d{seconds}s -H 'If-None-Match: …' URL"
+    return Table("304, from disk", rival, shown, command)
+
+
+def _disk_table(name: str, urls: dict[str, str], seconds: int, rounds: int) -> Table:
+    large = name == "256 MB"
+    connections = CONNECTIONS[name]
+    for url in urls.values():
+        # The first request fills a cache; that is not what is measured.
+        wrk(url, connections=1, seconds=2 if large else 1)
+
+    def rate(url: str) -> float:
+        requests, transfer = wrk(url, connections=connections, seconds=seconds)
+        return transfer if large else requests
+
+    rates = Contest({who: partial(rate, url) for who, url in urls.items()}, rounds).run()
+    targets = {"behind nginx, cached": 0.9, **({"stream": 1.0} if large else {})}
+    return Table(
+        f"{name}, from disk",
+        "nginx, static file",
+        rows(rates, "nginx, static file", megabytes if large else per_second, targets),
+        f"wrk -t1 -c{connections} -d{seconds}s URL",
+    )
+
+
+def _from_s3(
+    directory: Path, files: Path, digests: dict[str, Digest], seconds: int, rounds: int
+) -> list[Table]:
+    data = directory / "s3"
+    data.mkdir()
+    with S3Server(data) as service:
+        bucket = service.new_bucket()
+        options = service.storage_options(bucket)
+        kept = S3BlobStorage(**options)
+        for name in digests:
+            blobs.store(kept, files / name.replace(" ", ""))
+        environment = service.environment(bucket)
+        with Server(data, INVENTORY_WORKERS=WORKERS, **environment) as ours:
+            return [
+                _s3_table(name, digest, service, bucket, ours.url, seconds, rounds)
+                for name, digest in digests.items()
+            ]
+
+
+def _s3_table(
+    name: str,
+    digest: Digest,
+    service: S3Server,
+    bucket: str,
+    url: str,
+    seconds: int,
+    rounds: int,
+) -> Table:
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=service.endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name=REGION,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+    def loop() -> float:
+        begun, read = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            body = client.get_object(Bucket=bucket, Key=digest.key)["Body"]
+            for chunk in body.iter_chunks(1 << 20):
+                read += len(chunk)
+        return read / (time.perf_counter() - begun)
+
+    blob = f"{url}/api/cas/{digest}?{QUERY}"
+    rates = Contest(
+        {"bare boto3 loop": loop, "stream": lambda: fetch_rate(blob, seconds)}, rounds
+    ).run()
+    return Table(
+        f"{name}, from S3, one reader",
+        "bare boto3 loop",
+        rows(rates, "bare boto3 loop", megabytes, {"stream": 0.9} if name == "256 MB" else {}),
+        note="The S3 server is moto behind the tests' proxy, in Python: both wait for it.",
+    )

@@ -1,0 +1,103 @@
+"""The servers that are measured, as real processes on free loopback ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.server import ROOT, free_port
+
+WORKERS = str(os.cpu_count() or 1)
+
+
+def wrk(url: str, *, connections: int, seconds: int, header: str = "") -> tuple[float, float]:
+    """Requests and bytes a second. Raises RuntimeError if any answer was not as it should be."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
+    command += ["-H", header] if header else []
+    done = subprocess.run([*command, url], capture_output=True, text=True, check=True)
+    if "Non-2xx" in done.stdout and "304" not in header:
+        raise RuntimeError(f"{url}: {done.stdout}")
+    requests = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    transfer = re.search(r"Transfer/sec:\s+([\d.]+)([KMGT]?)B", done.stdout)
+    if not requests or not transfer:
+        raise RuntimeError(f"{url}: {done.stdout}")
+    unit = 1024 ** " KMGT".index(transfer[2] or " ")
+    return float(requests[1]), float(transfer[1]) * unit
+
+
+def fetch_rate(url: str, seconds: float) -> float:
+    """Bytes a second of one reader; for bodies of which few fit into the time."""
+    begun, read = time.perf_counter(), 0
+    buffer = bytearray(1 << 20)
+    while time.perf_counter() - begun < seconds:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            while count := response.readinto(buffer):
+                read += count
+    return read / (time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def granian(files: Path, *, bare: bool = False) -> Iterator[str]:
+    """The rivals on the same server with the same number of workers and threads."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "RIVAL_FILES": str(files),
+        "RIVAL_BARE": "1" if bare else "",
+        "INVENTORY_DATA_DIR": str(files.parent / "rival"),
+    }
+    command = [
+        str(Path(sys.executable).with_name("granian")), "--interface", "wsgi",
+        "--host", "127.0.0.1", "--port", str(port), "--http", "1",
+        "--workers", WORKERS, "--blocking-threads", "16",
+        "--no-ws", "--log-level", "error", "benchmarks.rival_app:application",
+    ]  # fmt: skip
+    with _process(command, port, environment):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def static_nginx(files: Path, state: Path) -> Iterator[str]:
+    """nginx at its plainest: sendfile, as many workers as cores."""
+    port = free_port()
+    state.mkdir()
+    configuration = state / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""
+    configuration.write_text(
+        f"{user} worker_processes auto; pid {state}/pid; events {{ worker_connections 1024; }}"
+        f" http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 10000;"
+        f" open_file_cache max=1000; server {{ listen 127.0.0.1:{port}; root {files}; }} }}"
+    )
+    command = [
+        "nginx", "-c", str(configuration), "-p", str(state), "-e", str(state / "log"),
+        "-g", "daemon off;",
+    ]  # fmt: skip
+    with _process(command, port, dict(os.environ)):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _process(command: list[str], port: int, environment: dict[str, str]) -> Iterator[None]:
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            for _ in range(400):
+                with contextlib.suppress(OSError), contextlib.closing(_connect(port)):
+                    break
+                time.sleep(0.05)
+            else:
+                raise RuntimeError(f"{command[0]} did not start")
+            yield
+        finally:
+            process.terminate()
+
+
+def _connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 1)
