@@ -28,26 +28,29 @@ def make(rows: int) -> None:
     store = attachment_store()
     parts = [Part.objects.create(description=f"Part {number}") for number in range(20)]
 
-    def one(number: int) -> Attachment:
+    def row(number: int) -> Attachment:
         part = parts[number % len(parts)]
-        content = _content(number)
-        key = f"parts/{part.pk}/attachments/{uuid.uuid4()}.pdf"
-        path = store.staging_dir / f"sample-{number}"
-        path.write_bytes(content)
-        store.put_legacy(key, path)
-        path.unlink()
         return Attachment(
             part=part,
             attachment_type=Attachment.Kind.PDF,
             title=f"Datasheet {number}",
-            s3_key=key,
+            s3_key=f"parts/{part.pk}/attachments/{uuid.uuid4()}.pdf",
             filename=f"datasheet-{number}.pdf",
             content_type="application/pdf",
-            file_size=len(content),
+            file_size=len(_content(number)),
         )
 
+    def put(number: int, made: Attachment) -> None:
+        path = store.staging_dir / f"sample-{uuid.uuid4()}"
+        path.write_bytes(_content(number))
+        store.put_legacy(made.s3_key or "", path)
+        path.unlink()
+
+    # Rows first: a cleanup at the same time would take objects without rows for left over.
+    made = [row(number) for number in range(rows)]
+    Attachment.objects.bulk_create(made, batch_size=500)
     with ThreadPoolExecutor(WRITERS) as writers:
-        Attachment.objects.bulk_create(list(writers.map(one, range(rows))), batch_size=500)
+        list(writers.map(put, range(rows), made))
 
 
 def _content(number: int) -> bytes:
