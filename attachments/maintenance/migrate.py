@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +152,14 @@ def _run(
 
 
 def _limited(blocks: Blocks, limit: int | None, stop: Stop) -> Iterator[Group | None]:
-    if limit is None:
-        yield from blocks.groups()
-        return
-    yield from islice((group for group in blocks.groups() if group), limit)
-    stop.request(ExitStatus.LIMIT_REACHED, f"{limit} objects were the limit")
+    begun = 0
+    for group in blocks.groups():
+        if group is not None:
+            if begun == limit:
+                stop.request(ExitStatus.LIMIT_REACHED, f"{limit} objects were the limit")
+                return
+            begun += 1
+        yield group
 
 
 def _record(

@@ -137,7 +137,6 @@ class Blocks:
             self._busy = again
             if again:
                 yield None
-                self._stop.sleep(0.3)
 
     def finished(self, group: Group) -> None:
         """One of a block's groups is over; the last lets go of the block."""

@@ -149,6 +149,7 @@ class Pool(Generic[Item, Result]):
             RESULTS_WAITING
         )
         self._in_flight = 0
+        self._ask_again_at = 0.0
         self._error: BaseException | None = None
 
     def run(self, items: Iterator[Item | None]) -> Iterator[Result | None]:
@@ -177,7 +178,7 @@ class Pool(Generic[Item, Result]):
             if self._in_flight == 0 and (not more or self._ending):
                 return
             try:
-                message = self._outbox.get(timeout=TICK_SECONDS)
+                message = self._outbox.get(timeout=TICK_SECONDS / 2)
             except queue.Empty:
                 yield None
                 continue
@@ -192,12 +193,16 @@ class Pool(Generic[Item, Result]):
 
     def _hand_out(self, items: Iterator[Item | None]) -> bool:
         """Fill up to the pace's limit. False when there are no more items."""
+        if time.monotonic() < self._ask_again_at:
+            return True
         while self._in_flight < self._pace.in_flight and not self._ending:
             try:
                 item = next(items)
             except (StopIteration, Stopped):
                 return False
             if item is None:
+                # Not after each result: what others wait for may be in those still to be taken.
+                self._ask_again_at = time.monotonic() + TICK_SECONDS / 2
                 return True
             self._in_flight += 1
             self._inbox.put(item)

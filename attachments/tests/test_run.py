@@ -106,6 +106,22 @@ def test_no_item_at_this_moment_is_not_the_end() -> None:
     assert [result for result in results if result is not None] == [2, 4]
 
 
+def test_results_are_not_kept_waiting_by_asking_for_items() -> None:
+    """An item that others hold may be free only once our own results have been taken."""
+    asked = taken = 0
+
+    def items() -> Iterator[int | None]:
+        nonlocal asked
+        yield from range(50)
+        while taken < 50:
+            asked += 1
+            yield None
+
+    for result in Pool[int, int](doubled, pace=Pace(50), stop=Stop()).run(items()):
+        taken += result is not None
+    assert asked < 10
+
+
 def test_a_reader_that_leaves_early_leaves_no_threads() -> None:
     def many(item: int) -> Iterator[int]:
         yield from range(5000)
