@@ -161,6 +161,7 @@ def security_headers(*, cross_origin: bool) -> dict[str, str]:
         "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'",
         "Cross-Origin-Resource-Policy": "cross-origin" if cross_origin else "same-origin",
         "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
     }
 
 

@@ -155,6 +155,7 @@ MIDDLEWARE = [
     "inventory.wellformed.RefuseNul",
     "inventory.open_api.RefuseOtherMachines",
     "inventory.origin.RefuseForeignOrigin",
+    "inventory.shortcut.ServeBlobs",
     "inventory.admin_policy.RestrictAdmin",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
