@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
@@ -89,7 +90,8 @@ def render(source: BinaryIO, size: int, max_pixels: int) -> Rendered:
     feed = _Feed(source, head)
     try:
         picture, whole = _decode(feed.source, content_type, size, max_pixels)
-        return Rendered(_encode(_fit(picture, size), _QUALITY), lambda: _base(picture), whole)
+        base = _meanwhile(lambda: _base(picture))
+        return Rendered(_encode(_fit(picture, size), _QUALITY), base, whole)
     except pyvips.Error as error:
         if feed.failure:
             raise feed.failure from error
@@ -197,6 +199,14 @@ def _in_srgb(image: Any) -> Any:
     if image.interpretation == "srgb" and image.format == "uchar":
         return image
     return image.colourspace("srgb").cast("uchar").copy_memory()
+
+
+def _meanwhile(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Begin to make it on another core; what is returned waits for it and gives it."""
+    executor = ThreadPoolExecutor(1)
+    made = executor.submit(make)
+    executor.shutdown(wait=False)
+    return made.result
 
 
 def _base(picture: Any) -> bytes:
