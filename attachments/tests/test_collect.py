@@ -81,6 +81,14 @@ def test_a_dry_run_deletes_nothing(
     }
 
 
+def test_a_dry_run_says_what_to_type_next(store: BlobStore, garbage: Digest) -> None:
+    _, output = run("collect_garbage", "--dry-run", "--grace", "0s", "--max-delete-percent", "50")
+    command = "manage.py collect_garbage --grace 0s --max-delete-percent 50"
+    assert output.rstrip().endswith(f"Next: {command}")
+    assert run(*command.split()[1:], "--yes-i-am-sure")[0] == 0
+    assert blobs(store) == set()
+
+
 def test_the_grace_period_protects(store: BlobStore, kept: Digest, garbage: Digest) -> None:
     status, output = run("collect_garbage", "--yes-i-am-sure", "--json")
     assert status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -59,13 +60,28 @@ class Command(MaintenanceCommand):
             ),
             self.stdout if options["json"] else self.stderr,
         )
-        self._print(summary, as_json=options["json"])
+        self._print(summary, options)
         return summary.status
 
-    def _print(self, summary: CollectSummary, *, as_json: bool) -> None:
-        if as_json:
-            self.print_json({"summary": summary.figures()})
+    def _print(self, summary: CollectSummary, options: dict[str, Any]) -> None:
+        command = next_command(summary, options)
+        if options["json"]:
+            self.print_json({"summary": {**summary.figures(), "next": command}})
             return
         self.print_figures(summary.figures())
         for sample in summary.samples:
             self.fail(sample)
+        if command:
+            self.stdout.write(f"Next: {command}")
+
+
+def next_command(summary: CollectSummary, options: dict[str, Any]) -> str | None:
+    """What the operator should type after this run; None if there is nothing left to do."""
+    over = summary.status is ExitStatus.DONE and not summary.dry_run
+    if over or not summary.garbage:
+        return None
+    words = ["manage.py", "collect_garbage", "--grace", f"{options['grace']:g}s"]
+    words += ["--max-delete-percent", f"{options['max_delete_percent']:g}"]
+    if options["report"]:
+        words += ["--report", str(options["report"])]
+    return shlex.join(words)
