@@ -16,8 +16,9 @@ from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTING_SECONDS = 60
-STOPPING_SECONDS = 20
-"""Less than the server gives its workers before it kills them: having to is a failure."""
+STOPPING_SECONDS = 60
+"""More than the server gives its workers: one that is told to stop in the very moment in which it
+takes over its signals does not hear it, and is killed in the end."""
 
 
 def free_port() -> int:
