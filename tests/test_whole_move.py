@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from attachments.maintenance.run import ExitStatus
@@ -17,6 +18,7 @@ from tests.installation import Installation, Running
 
 ROWS = 2000
 FEWER = 600
+SHARED = 1200
 KILLS = 50
 WATCHING_SECONDS = 120
 
@@ -104,17 +106,47 @@ def test_a_signal_lets_what_is_in_flight_finish(installation: Installation, tmp_
     assert ended["balances"]
 
 
+def start_together(installation: Installation, reports: list[Path]) -> list[Running]:
+    """Migrations none of which can begin before all of them are waiting for the table."""
+    with psycopg.connect(installation.environment["DATABASE_URL"]) as connection:
+        connection.execute("LOCK TABLE part_attachments IN ACCESS EXCLUSIVE MODE")
+        processes = [installation.migration(report) for report in reports]
+        deadline = time.monotonic() + WATCHING_SECONDS
+        while time.monotonic() < deadline:
+            waiting = connection.execute(
+                "SELECT count(DISTINCT pid) FROM pg_locks"
+                " WHERE NOT granted AND relation = 'part_attachments'::regclass"
+            ).fetchone()
+            if waiting == (len(reports),):
+                return processes
+            time.sleep(0.01)
+    raise AssertionError([process.output for process in processes])
+
+
+def kill_the_first_to_report(
+    processes: list[Running], reports: list[Path], lines: int
+) -> tuple[Running, ...]:
+    """kill -9 whichever has reported so many rows first. Returns the others."""
+    deadline = time.monotonic() + WATCHING_SECONDS
+    while time.monotonic() < deadline:
+        for process, report in zip(processes, reports, strict=True):
+            if lines_in(report) >= lines:
+                kill_after(process, report, lines)
+                return tuple(other for other in processes if other is not process)
+        time.sleep(0.005)
+    raise AssertionError([process.output for process in processes])
+
+
 @pytest.mark.postgres
 def test_processes_share_the_work(installation: Installation, tmp_path: Path) -> None:
-    """Two migrate at once, a third is killed among them; each object is transferred once."""
-    installation.fill(FEWER)
+    """Three migrate at once, one is killed among them; each object is transferred once."""
+    installation.fill(SHARED)
     reports = [tmp_path / f"report-{number}.jsonl" for number in range(3)]
-    processes = [installation.migration(report) for report in reports]
-    kill_after(processes[0], reports[0], 50)
-    survivors = processes[1:]
+    processes = start_together(installation, reports)
+    survivors = kill_the_first_to_report(processes, reports, 50)
     assert [process.wait() for process in survivors] == [0, 0], survivors[0].output
     summaries = [summary(process.output) for process in survivors]
-    assert all(lines_in(report) for report in reports[1:])
+    assert all(lines_in(report) for report in reports)
     assert all(s["balances"] and s["remaining"] == s["failed"] == 0 for s in summaries)
     moved = [
         record["id"]
@@ -124,4 +156,4 @@ def test_processes_share_the_work(installation: Installation, tmp_path: Path) ->
     ]
     assert len(moved) == len(set(moved))
     installation.check("cleanup_legacy_blobs", "--yes-i-am-sure", "--verify-content")
-    assert_moved(installation, FEWER)
+    assert_moved(installation, SHARED)
