@@ -59,6 +59,11 @@ class Attachment(models.Model):
     class Meta:
         db_table = "part_attachments"
         ordering = ["id"]
+        indexes = [
+            # For a migration, which asks of each row whether one with the same object comes
+            # before it: where many share a few objects, PostgreSQL otherwise reads all rows.
+            models.Index(fields=["s3_key", "file_size", "id"], name="attachment_same_object"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=~Q(attachment_type="url") | (Q(url__isnull=False) & ~Q(url="")),
