@@ -4,21 +4,23 @@ A garbage collector that looks for references and then deletes can lose to an up
 between, found the blob already there and relied on it. So whoever adds a reference holds the
 digest's lock, shared, from before it looks at the object until its row is committed; the
 collector takes the same lock exclusively, looks for references once it has it, and deletes while
-it holds it. On PostgreSQL these are transaction-scoped advisory locks: they fall with the
-transaction, or with the process. On SQLite the lock is the database's one write lock, which
-every transaction takes when it begins (`transaction_mode: IMMEDIATE`).
+it holds it. On PostgreSQL these are advisory locks: they fall with the transaction that took
+them, or, where a migration holds one for longer, with its connection. On SQLite the lock is the
+database's one write lock, which every transaction takes when it begins (`transaction_mode:
+IMMEDIATE`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from prometheus_client import Counter
 
@@ -111,23 +113,63 @@ def copy(source_id: int, target: Part) -> Attachment:
         )
 
 
-def repoint(attachment_id: int, old_key: str, digest: Digest, size: int) -> bool:
+class Hold:
+    """A digest's lock, shared, held by this thread's connection rather than by a transaction.
+
+    Taken before its blob is looked at or stored, it keeps a collector away until rows point at
+    the blob, with no transaction open meanwhile. It is lost with the connection, and SQLite has
+    none: `stands_for` tells.
+    """
+
+    def __init__(self) -> None:
+        self._digest: Digest | None = None
+        self._session: object = None
+
+    def take(self, digest: Digest) -> None:
+        """Hold this digest, and no other any more; waits for a collector."""
+        self.release()
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_lock_shared(%s)", [_lock_number(digest)])
+            self._digest, self._session = digest, connection.connection
+
+    def stands_for(self, digest: Digest) -> bool:
+        """Whether the digest has been held, without a break, since it was taken."""
+        return digest == self._digest and self._session is connection.connection
+
+    def release(self) -> None:
+        digest, self._digest = self._digest, None
+        if digest is None or self._session is not connection.connection:
+            return
+        # A connection that is gone has let go already.
+        with suppress(OperationalError, InterfaceError), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock_shared(%s)", [_lock_number(digest)])
+
+
+def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    False if the row no longer points at `old_key`: somebody else moved or deleted it, and
-    nothing was changed. Raises Absent if the blob is not there, Corrupt if its size is wrong.
+    If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
+    longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
+    Absent if the blob is not there, Corrupt if its size is wrong.
     """
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    if hold.stands_for(digest):
+        # A statement of its own is a transaction; if the connection, and with it the lock, went
+        # this moment, the statement fails with it.
+        return _point(rows, digest, size)
     with transaction.atomic():
-        # The blob was stored outside this transaction, when nothing referenced it yet. Only now,
-        # under the lock, is it certain that a collection has not taken it since.
+        # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
+        # that a collection has not taken it since.
         _hold(digest)
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        moved = Attachment.objects.filter(pk=attachment_id, s3_key=old_key).update(
-            s3_key=digest.key, file_size=size, updated_at=timezone.now()
-        )
-    return moved == 1
+        return _point(rows, digest, size)
+
+
+def _point(rows: QuerySet[Attachment], digest: Digest, size: int) -> bool:
+    return rows.update(s3_key=digest.key, file_size=size, updated_at=timezone.now()) == 1
 
 
 def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:

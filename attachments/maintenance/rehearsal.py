@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from attachments.models import Attachment
+from attachments.references import Hold
 from cas.digest import Digest
-from cas.storage.base import Absent, BlobStore, Ingested, OnBytes, Outcome
+from cas.storage.base import Absent, BlobStore, Ingested, OnBytes, OnDigest, Outcome
 
 
 class Rehearsal:
@@ -25,11 +26,11 @@ class Rehearsal:
         self._lock = threading.Lock()
         self._seen: sqlite3.Connection | None = None
 
-    def ingest(self, key: str, on_bytes: OnBytes) -> Ingested:
+    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
         digest, source = self._store.digest_of(key, on_bytes)
         return Ingested(digest, source.size, source, self._outcome(digest, source.size))
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int) -> bool:
+    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
         return Attachment.objects.filter(pk=row, s3_key=old_key).exists()
 
     def _outcome(self, digest: Digest, size: int) -> Outcome:

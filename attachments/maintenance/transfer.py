@@ -16,6 +16,7 @@ from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
+from attachments.references import Hold
 from cas.digest import Digest
 from cas.storage.base import (
     Absent,
@@ -23,6 +24,7 @@ from cas.storage.base import (
     Corrupt,
     Ingested,
     OnBytes,
+    OnDigest,
     Outcome,
     StoreError,
 )
@@ -70,10 +72,10 @@ class Acts(Protocol):
 
     verb: str
 
-    def ingest(self, key: str, on_bytes: OnBytes) -> Ingested:
+    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
         """Make the object's bytes available at their CAS key."""
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int) -> bool:
+    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
         """Move the row. False if it no longer points at the old key."""
 
 
@@ -83,11 +85,11 @@ class RealActs:
     def __init__(self, store: BlobStore) -> None:
         self._store = store
 
-    def ingest(self, key: str, on_bytes: OnBytes) -> Ingested:
-        return self._store.ingest(key, on_bytes)
+    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
+        return self._store.ingest(key, on_bytes, on_digest)
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int) -> bool:
-        return references.repoint(row, old_key, digest, size)
+    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+        return references.repoint(row, old_key, digest, size, hold)
 
 
 class Transfer:
@@ -112,9 +114,16 @@ class Transfer:
 
     def results(self, group: Group) -> Iterator[RowResult]:
         """Migrate the group, yielding each row's result. Raises Halt, Stopped."""
+        hold = Hold()
+        try:
+            yield from self._results(group, hold)
+        finally:
+            hold.release()
+
+    def _results(self, group: Group, hold: Hold) -> Iterator[RowResult]:
         attempts = Attempts(self._pace, self._stop, self._store)
         try:
-            ingested = attempts.of(partial(self._ingest, group))
+            ingested = attempts.of(partial(self._ingest, group, hold))
         except (Halt, Stopped):
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -123,17 +132,21 @@ class Transfer:
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, attempts, stored=stored)
+            result = self._row(row, group, ingested, attempts, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
 
-    def _ingest(self, group: Group) -> Ingested:
+    def _ingest(self, group: Group, hold: Hold) -> Ingested:
         if not group.key.startswith(LEGACY_PREFIX):
             raise RowFault(
                 "unknown_key", f"the key is neither below {LEGACY_PREFIX} nor cas/<digest>"
             )
-        ingested = self._acts.ingest(group.key, self._bandwidth.spend)
+        ingested = self._acts.ingest(
+            group.key,
+            self._bandwidth.spend,
+            lambda digest: patiently(partial(hold.take, digest), self._stop),
+        )
         if ingested.size != group.size:
             raise RowFault(
                 "size_mismatch", f"the row says {group.size} bytes, the object has {ingested.size}"
@@ -141,11 +154,18 @@ class Transfer:
         return ingested
 
     def _row(
-        self, row: int, group: Group, ingested: Ingested, attempts: Attempts, *, stored: bool
+        self,
+        row: int,
+        group: Group,
+        ingested: Ingested,
+        attempts: Attempts,
+        hold: Hold,
+        *,
+        stored: bool,
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = attempts.of(partial(self._repoint, row, group, digest))
+            moved = attempts.of(partial(self._repoint, row, group, digest, hold))
         except (Halt, Stopped):
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -161,18 +181,15 @@ class Transfer:
             outcome = RowOutcome.ALREADY_DONE if there else RowOutcome.SKIPPED
         return RowResult(row, group.key, group.size, outcome, attempts.taken(), digest)
 
-    def _repoint(self, row: int, group: Group, digest: Digest) -> bool:
+    def _repoint(self, row: int, group: Group, digest: Digest, hold: Hold) -> bool:
         """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
+        repoint = partial(self._acts.repoint, row, group.key, digest, group.size, hold)
         try:
-            return patiently(
-                partial(self._acts.repoint, row, group.key, digest, group.size), self._stop
-            )
+            return patiently(repoint, self._stop)
         except (Absent, Corrupt):
             # Collected or damaged since it was stored: store it again, and try once more.
-            self._ingest(group)
-            return patiently(
-                partial(self._acts.repoint, row, group.key, digest, group.size), self._stop
-            )
+            self._ingest(group, hold)
+            return patiently(repoint, self._stop)
 
 
 def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResult:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from attachments import references
 from attachments.maintenance import rows
@@ -45,9 +46,9 @@ def ingest(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     real = store.ingest
 
-    def recorded(source: str, on_bytes: Callable[[int], None] | None = None) -> Ingested:
+    def recorded(source: str, *arguments: Any) -> Ingested:
         asked.append(source)
-        return real(source, on_bytes)
+        return real(source, *arguments)
 
     monkeypatch.setattr(store, "ingest", recorded)
     return asked
@@ -60,10 +61,10 @@ def fail_at(
     left = list(errors)
     real = store.ingest
 
-    def failing(source: str, on_bytes: Callable[[int], None] | None = None) -> Ingested:
+    def failing(source: str, *arguments: Any) -> Ingested:
         if source == key and left:
             raise left.pop(0)
-        return real(source, on_bytes)
+        return real(source, *arguments)
 
     monkeypatch.setattr(store, "ingest", failing)
     monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
@@ -221,7 +222,7 @@ def test_refused_credentials_stop_the_run_and_mark_no_row(
     for number in range(20):
         make_legacy(store, part, b"%d" % number)
 
-    def denied(source: str, on_bytes: Callable[[int], None] | None = None) -> Ingested:
+    def denied(source: str, *arguments: Any) -> Ingested:
         raise Denied("expired token", key=source)
 
     monkeypatch.setattr(store, "ingest", denied)
@@ -243,13 +244,48 @@ def test_a_blob_collected_before_its_row_moved_is_stored_again(
     def overtaken(*arguments: Any) -> bool:
         calls.append(arguments)
         if len(calls) == 1:
-            store.remove(Digest.of(b"one").key)
+            # A collection can only come between where the connection that held the digest went.
+            connection.close()
+            with references.collecting([Digest.of(b"one")]) as free:
+                store.remove(free.pop().key)
         return real(*arguments)
 
     monkeypatch.setattr(references, "repoint", overtaken)
     status, _output = run(*MIGRATE)
     assert status == 0
     assert_whole(store)
+
+
+@pytest.mark.postgres
+def test_no_collection_comes_between_a_blob_and_its_row(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is pointed at the blob without another look, so nobody may have removed it."""
+    make_legacy(store, part, b"one")
+    offered: list[set[Digest]] = []
+    real = references.repoint
+
+    def collect() -> None:
+        with references.collecting([Digest.of(b"one")]) as free:
+            offered.append(free)
+            for digest in free:
+                store.remove(digest.key)
+        connection.close()
+
+    def meanwhile(*arguments: Any) -> bool:
+        collector = threading.Thread(target=collect)
+        collector.start()
+        collector.join()
+        return real(*arguments)
+
+    monkeypatch.setattr(references, "repoint", meanwhile)
+    status, _output = run(*MIGRATE)
+    assert (status, offered) == (0, [set()])
+    assert_whole(store)
+    # It is let go of when the row has moved: another session can have it.
+    Attachment.objects.all().delete()
+    with references.collecting([Digest.of(b"one")]) as free:
+        assert free
 
 
 @on_disk

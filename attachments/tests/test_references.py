@@ -98,10 +98,12 @@ def test_copying_what_is_gone_says_so(disk_store, part):
 def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
-    assert not references.repoint(row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF))
+    assert not references.repoint(
+        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), references.Hold()
+    )
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF))
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF))
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), references.Hold())
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), references.Hold())
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -109,10 +111,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF))
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), references.Hold())
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, references.Hold())
     row.refresh_from_db()
     assert row.is_legacy
 

@@ -115,6 +115,7 @@ class Ingested:
 
 
 OnBytes = Callable[[int], None]
+OnDigest = Callable[[Digest], None]
 
 
 @runtime_checkable
@@ -157,9 +158,13 @@ class BlobStore(Protocol):
     def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
         """Hash the object at `key`. Raises Absent, Corrupt, Changed."""
 
-    def ingest(self, source: str, on_bytes: OnBytes | None = None) -> Ingested:
+    def ingest(
+        self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
+    ) -> Ingested:
         """Make the bytes at `source` available at `cas/<their digest>`, reading them once.
 
+        `on_digest` is called when the digest is known and nothing below `cas/` was looked at yet:
+        who takes a lock then can believe afterwards what is said to be stored.
         The source is left as it was. Raises Absent, Corrupt, Changed, StoreFull.
         """
 

@@ -34,6 +34,7 @@ from cas.storage.base import (
     Corrupt,
     Ingested,
     OnBytes,
+    OnDigest,
     Outcome,
     Staged,
     StoreError,
@@ -116,7 +117,9 @@ class DiskBlobStorage(FileSystemStorage):
             hasher = hash_stream(source, on_bytes, with_md5=False)
         return hasher.digest, source.blob
 
-    def ingest(self, source: str, on_bytes: OnBytes | None = None) -> Ingested:
+    def ingest(
+        self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
+    ) -> Ingested:
         path = self._path(source)
         temporary = self._own_name()
         try:
@@ -124,6 +127,8 @@ class DiskBlobStorage(FileSystemStorage):
                 with self._unchanged(stream):
                     hasher = self._copy(stream, temporary, on_bytes)
                 blob = stream.blob
+            if on_digest:
+                on_digest(hasher.digest)
             key = hasher.digest.key
             with translated(key):
                 if self._present(key, hasher.size):

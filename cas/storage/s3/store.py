@@ -27,6 +27,7 @@ from cas.storage.base import (
     ByteRange,
     Ingested,
     OnBytes,
+    OnDigest,
     Outcome,
     Staged,
     StoreError,
@@ -139,8 +140,11 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         with self._bucket_as_known().get(key) as stream:
             return read_whole(stream, on_bytes, with_md5=False).digest, stream.blob
 
-    def ingest(self, source: str, on_bytes: OnBytes | None = None) -> Ingested:
-        return writing.ingest(self._bucket_as_tried(), source, self.staging_dir, on_bytes)
+    def ingest(
+        self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
+    ) -> Ingested:
+        bucket = self._bucket_as_tried()
+        return writing.ingest(bucket, source, self.staging_dir, on_bytes, on_digest)
 
     def remove(self, key: str) -> None:
         with contextlib.suppress(Absent), translated(key):

@@ -16,6 +16,7 @@ from cas.storage.base import (
     Corrupt,
     Ingested,
     OnBytes,
+    OnDigest,
     Outcome,
     Staged,
     StoreFull,
@@ -51,7 +52,13 @@ def create(bucket: Bucket, staged: Staged) -> Outcome:
     raise Unreachable("others keep writing this key", key=key)
 
 
-def ingest(bucket: Bucket, source: str, staging: Path, on_bytes: OnBytes | None) -> Ingested:
+def ingest(
+    bucket: Bucket,
+    source: str,
+    staging: Path,
+    on_bytes: OnBytes | None,
+    on_digest: OnDigest | None,
+) -> Ingested:
     """One download to hash and one copy in the store.
 
     No download if the store holds a checksum it can be believed, and no copy if it cannot be
@@ -60,7 +67,7 @@ def ingest(bucket: Bucket, source: str, staging: Path, on_bytes: OnBytes | None)
     with bucket.get(source) as stream:
         blob = stream.blob
         if not _can_copy(bucket, blob.size):
-            return _carry(bucket, stream, staging, on_bytes)
+            return _carry(bucket, stream, staging, on_bytes, on_digest)
         if blob.sha256:
             digest, md5 = blob.sha256, stream.md5
         else:
@@ -69,6 +76,8 @@ def ingest(bucket: Bucket, source: str, staging: Path, on_bytes: OnBytes | None)
             with_md5 = not bucket.guards.honours("copy_checksum")
             hasher = read_whole(stream, on_bytes, with_md5=with_md5)
             digest, md5 = hasher.digest, hasher.md5 if with_md5 else None
+    if on_digest:
+        on_digest(digest)
     key = digest.key
     for _ in _looks():
         there = bucket.find(key)
@@ -85,7 +94,11 @@ def ingest(bucket: Bucket, source: str, staging: Path, on_bytes: OnBytes | None)
 
 
 def _carry(
-    bucket: Bucket, stream: ObjectStream, staging: Path, on_bytes: OnBytes | None
+    bucket: Bucket,
+    stream: ObjectStream,
+    staging: Path,
+    on_bytes: OnBytes | None,
+    on_digest: OnDigest | None,
 ) -> Ingested:
     """Download the object to a file and store that."""
     path = staging / f"incoming-{uuid.uuid4().hex}"
@@ -107,6 +120,8 @@ def _carry(
         if stream.md5 not in (None, hasher.md5):
             raise Corrupt("the bytes read are not those of the ETag", key=stream.blob.key)
         staged = Staged(path, hasher.digest, hasher.md5, hasher.size)
+        if on_digest:
+            on_digest(staged.digest)
         outcome = create(bucket, staged)
     finally:
         path.unlink(missing_ok=True)
