@@ -19,11 +19,12 @@ STAND_IN = (
 
 
 def run(directory: Path, *, quick: bool) -> list[Table]:
-    few, many, large, rounds = (40, 80, 2, 1) if quick else (150, 1000, 8, 2)
+    few, many, large, rounds = (40, 80, 2, 1) if quick else (300, 1000, 8, 2)
+    most = 80 if quick else 4000
     note = STAND_IN.format(cores=os.cpu_count())
     with on_s3(directory, latency=LATENCY) as site:
         tables = [
-            _small(site, "S3 with 10 ms", "serial_s3", few, many, rounds, note),
+            _small(site, "S3 with 10 ms", "serial_s3", few, most, rounds, note),
             _large(site, "S3 with 10 ms", "limit_s3", large, rounds, note),
         ]
     with on_disk(directory) as site:
@@ -47,7 +48,7 @@ def _small(
     site.fill(many, SMALL)
     measures = {SERIAL: rate(few, (serial,))}
     for workers in (1, 4, 16, 64):
-        measures[f"{workers} workers"] = rate(few if workers == 1 else many, _migrate(workers))
+        measures[f"{workers} workers"] = rate(few if workers < 16 else many, _migrate(workers))
     for processes in (2, 4):
         measures[f"{processes} processes of 16 workers"] = rate(many, *[_migrate(16)] * processes)
     rates = Contest(measures, rounds).run()

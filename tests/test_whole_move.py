@@ -18,7 +18,7 @@ from tests.installation import Installation, Running
 
 ROWS = 2000
 FEWER = 600
-SHARED = 1200
+MANY = 1200
 KILLS = 50
 WATCHING_SECONDS = 120
 
@@ -74,7 +74,7 @@ def test_killed_twice_resumed_and_cleaned_up(installation: Installation, tmp_pat
 
 
 def test_killed_at_fifty_random_moments(installation: Installation, tmp_path: Path) -> None:
-    installation.fill(FEWER)
+    installation.fill(MANY)
     report = tmp_path / "report.jsonl"
     seed = secrets.randbelow(10**6)
     process = installation.start("-m", "tests.killing", str(KILLS), str(seed), str(report))
@@ -83,12 +83,12 @@ def test_killed_at_fifty_random_moments(installation: Installation, tmp_path: Pa
     assert killed == KILLS, f"seed {seed}: the work ended before"
     # Killed or not, what the report says was done is done, and every row has its bytes.
     found = installation.inspect()
-    assert 0 < found["whole"] < FEWER, f"seed {seed}"
+    assert 0 < found["whole"] < MANY, f"seed {seed}"
     last = summary(installation.check("migrate_to_cas", "--yes-i-am-sure", "--json"))
     assert last["remaining"] == last["failed"] == 0, f"seed {seed}"
     installation.check("cleanup_legacy_blobs", "--yes-i-am-sure", "--verify-content")
     installation.check("collect_garbage", "--yes-i-am-sure", "--grace", "0s")
-    assert_moved(installation, FEWER)
+    assert_moved(installation, MANY)
 
 
 @pytest.mark.sqlite
@@ -140,7 +140,7 @@ def kill_the_first_to_report(
 @pytest.mark.postgres
 def test_processes_share_the_work(installation: Installation, tmp_path: Path) -> None:
     """Three migrate at once, one is killed among them; each object is transferred once."""
-    installation.fill(SHARED)
+    installation.fill(MANY)
     reports = [tmp_path / f"report-{number}.jsonl" for number in range(3)]
     processes = start_together(installation, reports)
     survivors = kill_the_first_to_report(processes, reports, 50)
@@ -156,4 +156,4 @@ def test_processes_share_the_work(installation: Installation, tmp_path: Path) ->
     ]
     assert len(moved) == len(set(moved))
     installation.check("cleanup_legacy_blobs", "--yes-i-am-sure", "--verify-content")
-    assert_moved(installation, SHARED)
+    assert_moved(installation, MANY)

@@ -75,6 +75,7 @@ class IdRange:
 class Group:
     """Rows that share a key and a recorded size (bytes), named by the one with the lowest id.
 
+    `alone` if that was the only one when it was read; one added since belongs to a later group.
     One transfer serves them all. The size is part of what makes a group because rows that
     disagree with their object about it fail, and must fail once each.
     """
@@ -83,6 +84,7 @@ class Group:
     key: str
     size: int
     block: int
+    alone: bool
 
 
 def unmigrated(ids: IdRange | None = None) -> QuerySet[Attachment]:
@@ -93,6 +95,9 @@ def unmigrated(ids: IdRange | None = None) -> QuerySet[Attachment]:
 
 def members(group: Group, ids: IdRange, stop: Stop) -> Iterator[int]:
     """The group's rows, leader last: until it goes, no other run takes the rest for a group."""
+    if group.alone:
+        yield group.leader
+        return
     rows = ids.of(Attachment.objects.filter(s3_key=group.key, file_size=group.size))
     rows = rows.filter(pk__gte=group.leader).order_by("-pk")
     below: int | None = None
@@ -173,16 +178,15 @@ class Blocks:
 
     def _read(self, block: int) -> list[Group]:
         first = block * BLOCK_ROWS
-        lower = self._ids.of(
-            Attachment.objects.filter(
-                s3_key=OuterRef("s3_key"), file_size=OuterRef("file_size"), pk__lt=OuterRef("pk")
-            )
+        same = self._ids.of(
+            Attachment.objects.filter(s3_key=OuterRef("s3_key"), file_size=OuterRef("file_size"))
         )
         rows = unmigrated(self._ids).filter(pk__gte=first, pk__lt=first + BLOCK_ROWS)
-        leaders = rows.filter(~Exists(lower)).values_list("pk", "s3_key", "file_size")
+        leaders = rows.filter(~Exists(same.filter(pk__lt=OuterRef("pk"))))
+        leaders = leaders.annotate(alone=~Exists(same.filter(pk__gt=OuterRef("pk"))))
         return [
-            Group(pk, key, size, block)
-            for pk, key, size in leaders
+            Group(pk, key, size, block, alone)
+            for pk, key, size, alone in leaders.values_list("pk", "s3_key", "file_size", "alone")
             if key is not None and size is not None
         ]
 

@@ -27,6 +27,7 @@ from cas.storage.base import (
 from cas.storage.guards import probe
 from cas.storage.s3 import S3BlobStorage
 from cas.storage.s3.errors import meaning
+from cas.storage.s3.store import _moment
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage, staged_at
 from tests.s3 import S3Server
 
@@ -57,6 +58,32 @@ def other_store(s3_server: S3Server, bucket: str, **options: Any) -> S3BlobStora
 def uploads(store: S3BlobStorage) -> list[Any]:
     found = store.client.list_multipart_uploads(Bucket=store.bucket_name)
     return list(found.get("Uploads", []))
+
+
+@pytest.mark.parametrize(
+    ("written", "moment"),
+    [
+        ("2026-03-01T12:30:00.250Z", datetime(2026, 3, 1, 12, 30, 0, 250_000, UTC)),
+        ("Sun, 01 Mar 2026 12:30:00 GMT", datetime(2026, 3, 1, 12, 30, tzinfo=UTC)),
+        ("1772368200", datetime(2026, 3, 1, 12, 30, tzinfo=UTC)),
+        (1772368200, datetime(2026, 3, 1, 12, 30, tzinfo=UTC)),
+        ("March 1, 2026 12:30:00 UTC", datetime(2026, 3, 1, 12, 30, tzinfo=UTC)),
+    ],
+)
+def test_times_are_read_in_every_form(written: Any, moment: datetime) -> None:
+    assert _moment(written) == moment
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="soon"):
+        _moment("soon")
+
+
+def test_a_listing_and_a_look_tell_one_time(store: S3BlobStorage, tmp_path: Path) -> None:
+    put(store, "legacy/a", DATA, tmp_path)
+    (listed,) = store.scan("legacy/")
+    assert listed.modified.replace(microsecond=0) == store.stat("legacy/a").modified
+    assert abs(listed.modified - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 class TestRequests:
