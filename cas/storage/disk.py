@@ -101,8 +101,6 @@ class DiskBlobStorage(FileSystemStorage):
         key = staged.digest.key
         with translated(key):
             if self._present(key, staged.size):
-                # Whoever linked it may not have come to make its name durable yet.
-                fsync_directory(self._path(key).parent)
                 return Outcome.PRESENT
             temporary = self._own_name()
             try:
@@ -131,11 +129,8 @@ class DiskBlobStorage(FileSystemStorage):
                 on_digest(hasher.digest)
             key = hasher.digest.key
             with translated(key):
-                if self._present(key, hasher.size):
-                    fsync_directory(self._path(key).parent)
-                    outcome = Outcome.PRESENT
-                else:
-                    outcome = self._place(temporary, key, hasher.size)
+                there = self._present(key, hasher.size)
+                outcome = Outcome.PRESENT if there else self._place(temporary, key, hasher.size)
         finally:
             temporary.unlink(missing_ok=True)
         return Ingested(hasher.digest, hasher.size, blob, outcome)
@@ -210,10 +205,15 @@ class DiskBlobStorage(FileSystemStorage):
         return self.staging_dir / f"incoming-{uuid.uuid4().hex}"
 
     def _present(self, key: str, size: int) -> bool:
+        """Whether the object is there, in this size and for good."""
         try:
-            return self.stat(key).size == size
+            if self.stat(key).size != size:
+                return False
         except Absent:
             return False
+        # Whoever linked it may not have come to make its name durable yet.
+        fsync_directory(self._path(key).parent)
+        return True
 
     def _adopt(self, staged: Staged, temporary: Path) -> None:
         """Give the staged bytes a second name, or copy them if they are on another filesystem.
