@@ -44,6 +44,7 @@ from cas.storage.disk_files import (
     OpenBlob,
     describe,
     fsync_directory,
+    links,
     make_directories,
     remove_old_files,
     translated,
@@ -182,7 +183,7 @@ class DiskBlobStorage(FileSystemStorage):
         try:
             with translated(STAGING):
                 source.touch()
-                return {"hard_links": _links(source, target) and not _links(source, target)}
+                return {"hard_links": links(source, target) and not links(source, target)}
         finally:
             source.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
@@ -290,13 +291,3 @@ class DiskBlobStorage(FileSystemStorage):
                 raise Changed("deleted while it was read", key=source.blob.key) from error
             if now.etag != source.blob.etag:
                 raise Changed("overwritten while it was read", key=source.blob.key)
-
-
-def _links(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
-            raise
-        return False
-    return True

@@ -115,6 +115,17 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def links(source: Path, target: Path) -> bool:
+    """Link `source` to `target`. False where that is refused: taken, or no hard links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
+            raise
+        return False
+    return True
+
+
 def make_directories(path: Path, mode: int | None) -> None:
     """Create `path` and its missing parents, durably, and give each `mode`, umask or not."""
     if path.is_dir():
