@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 CAS_PREFIX: Final = "cas/"
 CHUNK: Final = 1024 * 1024
@@ -97,8 +97,12 @@ class Hasher:
         return self._md5.digest()
 
 
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 def hash_stream(
-    stream: BinaryIO, on_bytes: Callable[[int], None] | None = None, *, with_md5: bool = True
+    stream: Readable, on_bytes: Callable[[int], None] | None = None, *, with_md5: bool = True
 ) -> Hasher:
     """Read `stream` to its end in flat memory. `on_bytes` hears each chunk's length."""
     hasher = Hasher(with_md5=with_md5)

@@ -7,6 +7,7 @@ checksum_sha256         refuse bytes that are not what x-amz-checksum-sha256 say
 if_none_match           refuse PutObject over an existing object if asked to
 complete_if_none_match  the same for CompleteMultipartUpload
 copy_if_match           refuse to copy a source whose ETag is another one
+copy_if_none_match      refuse CopyObject over an existing object if asked to
 part_copy_if_match      the same for UploadPartCopy
 if_match                refuse to read or delete another version than the one asked for
 copy_checksum           compute the checksum asked for of a copy
@@ -93,6 +94,7 @@ class Guards:
         names = {
             "PutObject": "if_none_match",
             "CompleteMultipartUpload": "complete_if_none_match",
+            "CopyObject": "copy_if_none_match",
         }
         name = names.get(request.operation)
         if not name or request.headers.get("if-none-match") != "*":

@@ -50,6 +50,10 @@ class Corrupt(StoreError):
     code = "corrupt"
 
 
+class CutShort(Corrupt):
+    """The store ended its answer before the object did, whole or not."""
+
+
 class Changed(StoreError):
     """The source object was overwritten while it was being read or copied. Worth a retry."""
 
@@ -76,7 +80,7 @@ class BlobStat:
 
     `size` is in bytes and `modified` is timezone-aware. `etag` identifies this version of the
     object and nothing more: it is no checksum. `sha256` is the full-object digest where the store
-    holds one.
+    holds one, `md5` that of all its bytes where the store tells.
     """
 
     key: str
@@ -84,6 +88,7 @@ class BlobStat:
     modified: datetime
     etag: str
     sha256: Digest | None = None
+    md5: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +155,10 @@ class BlobStore(Protocol):
     def create(self, staged: Staged) -> Outcome:
         """Put the staged bytes at `cas/<digest>` unless they are there, atomically and durably.
 
-        An object of the right size is left alone (PRESENT), one of another size is replaced
-        (HEALED). The staged file is left to its owner. Raises Corrupt if the staged file or what
-        the store kept is not what was hashed, StoreFull when there is no room.
+        An object of the right size is left alone (PRESENT) unless a checksum that the store holds
+        says otherwise; one that is wrong is replaced (HEALED). The staged file is left to its
+        owner. Raises Corrupt if the staged file or what the store kept is not what was hashed,
+        StoreFull when there is no room.
         """
 
     def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
@@ -165,7 +171,9 @@ class BlobStore(Protocol):
 
         `on_digest` is called when the digest is known and nothing below `cas/` was looked at yet:
         who takes a lock then can believe afterwards what is said to be stored.
-        The source is left as it was. Raises Absent, Corrupt, Changed, StoreFull.
+        An object that is there already is proven to have these bytes, by a checksum that the
+        store holds or by reading it, because the source may be the last good copy. The source is
+        left as it was. Raises Absent, Corrupt, Changed, StoreFull.
         """
 
     def remove(self, key: str) -> None:

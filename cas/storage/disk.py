@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
@@ -50,7 +50,6 @@ from cas.storage.disk_files import (
     translated,
 )
 from cas.storage.disk_listing import keys_below
-from cas.storage.streams import BlobStream
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class DiskBlobStorage(FileSystemStorage):
                 raw.close()
                 raise Corrupt(f"the object has only {raw.blob.size} bytes", key=key)
             raw.seek(byte_range.start)
-        return BlobStream(raw, raw.blob)
+        return cast(BinaryIO, raw)
 
     def stat(self, key: str) -> BlobStat:
         path = self._path(key)
@@ -128,10 +127,7 @@ class DiskBlobStorage(FileSystemStorage):
                 blob = stream.blob
             if on_digest:
                 on_digest(hasher.digest)
-            key = hasher.digest.key
-            with translated(key):
-                there = self._present(key, hasher.size)
-                outcome = Outcome.PRESENT if there else self._place(temporary, key, hasher.size)
+            outcome = self._prove_or_place(temporary, hasher.digest, hasher.size)
         finally:
             temporary.unlink(missing_ok=True)
         return Ingested(hasher.digest, hasher.size, blob, outcome)
@@ -256,24 +252,39 @@ class DiskBlobStorage(FileSystemStorage):
                 os.fchmod(file.fileno(), self.file_permissions_mode)
             os.fsync(file.fileno())
 
+    def _prove_or_place(self, temporary: Path, digest: Digest, size: int) -> Outcome:
+        """As `_place`, but what is there already counts only if its bytes hash to the digest."""
+        key = digest.key
+        with translated(key):
+            if not self._present(key, size):
+                return self._place(temporary, key, size)
+            if self.digest_of(key)[0] == digest:
+                return Outcome.PRESENT
+            self._seal(temporary)
+            return self._replace(temporary, key)
+
     def _place(self, temporary: Path, key: str, size: int) -> Outcome:
         """Make the finished file `temporary` the object at `key`, unless there is one already."""
         target = self._path(key)
         make_directories(target.parent, self.directory_permissions_mode)
         self._seal(temporary)
-        outcome = Outcome.STORED
         try:
             os.link(temporary, target)
         except OSError as error:
             if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
                 raise
-            if self._present(key, size):
-                outcome = Outcome.PRESENT
-            else:
-                if target.exists():
-                    outcome = Outcome.HEALED
-                    log.warning("healed %s: an object of another size was there", key)
-                temporary.replace(target)
+            return Outcome.PRESENT if self._present(key, size) else self._replace(temporary, key)
+        fsync_directory(target.parent)
+        return Outcome.STORED
+
+    def _replace(self, temporary: Path, key: str) -> Outcome:
+        """Put the sealed file in place of whatever is there."""
+        target = self._path(key)
+        outcome = Outcome.STORED
+        if target.exists():
+            outcome = Outcome.HEALED
+            log.warning("healed %s: other bytes were there", key)
+        temporary.replace(target)
         fsync_directory(target.parent)
         return outcome
 

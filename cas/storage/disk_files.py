@@ -85,7 +85,7 @@ class OpenBlob(io.FileIO):
             return self.readall()
         with translated(self.blob.key):
             data = super().read(size)
-        if size and not data:
+        if len(data) < size:
             self._refuse_early_end()
         return data
 

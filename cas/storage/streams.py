@@ -1,19 +1,18 @@
-"""The readable end of a blob, whichever backend keeps it."""
+"""The readable end of a blob, as callers see it whichever backend keeps it."""
 
 from __future__ import annotations
 
-import io
+from typing import BinaryIO
 
 from cas.storage.base import BlobStat
 
 
-class BlobStream(io.BufferedReader):
-    """A stream of a blob, or of a range of it, that also knows what it is a stream of.
+class BlobStream(BinaryIO):
+    """What `BlobStore.read` gives: a stream of a blob, or of a range of it.
 
-    `blob` describes the whole object as the store did when it answered the read, so that a
-    caller who needs its size or version needs no second request.
+    A type only: a stream from disk is a real file, one from S3 is not. `blob` describes the whole
+    object as the store did when it answered the read, so that a caller who needs its size or
+    version needs no second request.
     """
 
-    def __init__(self, raw: io.RawIOBase, blob: BlobStat) -> None:
-        super().__init__(raw)
-        self.blob = blob
+    blob: BlobStat

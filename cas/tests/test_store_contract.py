@@ -246,6 +246,13 @@ class TestIngest:
         assert store.ingest("legacy/b").outcome is Outcome.PRESENT
         assert store.stat(Digest.of(DATA).key) == before
 
+    def test_a_target_of_other_bytes_is_healed(self, store: BlobStore, tmp_path: Path) -> None:
+        """Of the right size: whoever believed it would let the last good copy be cleaned up."""
+        put(store, "legacy/a", DATA, tmp_path)
+        damage(store, Digest.of(DATA).key, DATA[::-1], tmp_path)
+        assert store.ingest("legacy/a").outcome is Outcome.HEALED
+        assert bytes_at(store, Digest.of(DATA).key) == DATA
+
     def test_a_target_of_the_wrong_size_is_healed(self, store: BlobStore, tmp_path: Path) -> None:
         put(store, "legacy/a", DATA, tmp_path)
         damage(store, Digest.of(DATA).key, b"short", tmp_path)

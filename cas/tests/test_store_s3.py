@@ -115,11 +115,33 @@ class TestRequests:
         put(tried, "legacy/a", DATA, tmp_path)
         s3_server.reset()
         tried.ingest("legacy/a")
-        assert s3_server.counts() == {"GetObject": 1, "HeadObject": 1, "CopyObject": 1}
+        assert s3_server.counts() == {"GetObject": 1, "CopyObject": 1}
         assert s3_server.sent()["GetObject"] == len(DATA)
         s3_server.reset()
         assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
-        assert s3_server.counts() == {"GetObject": 1, "HeadObject": 1}
+        assert s3_server.counts() == {"GetObject": 1, "CopyObject": 1, "HeadObject": 1}
+
+    def test_a_store_that_copies_over_anything_is_asked_first(
+        self, store: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+    ) -> None:
+        s3_server.ignore("copy_if_none_match")
+        probe(store)
+        put(store, "legacy/a", DATA, tmp_path)
+        before = s3_server.counts()
+        store.ingest("legacy/a")
+        assert s3_server.counts()["HeadObject"] == before["HeadObject"] + 1
+        assert store.ingest("legacy/a").outcome is Outcome.PRESENT
+        assert s3_server.counts()["CopyObject"] == before["CopyObject"] + 1
+
+    def test_parts_are_not_copied_to_what_is_there(
+        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+    ) -> None:
+        tried.copy_threshold = tried.copy_part_size = 5 * MIB
+        put(tried, "legacy/a", LARGE, tmp_path)
+        tried.ingest("legacy/a")
+        s3_server.reset()
+        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
+        assert s3_server.counts().get("UploadPartCopy") is None
 
     def test_reading_tries_no_guards(
         self, store: S3BlobStorage, s3_server: S3Server, tmp_path: Path
@@ -327,6 +349,31 @@ class TestDamage:
             tried.ingest("legacy/a")
         assert keys(tried, "cas/") == []
 
+    def test_a_target_whose_etag_tells_nothing_is_read(
+        self, tried: S3BlobStorage, tmp_path: Path
+    ) -> None:
+        """An object made of parts has neither an MD5 nor a SHA-256 of its bytes."""
+        put(tried, "legacy/a", LARGE, tmp_path)
+        key = Digest.of(LARGE).key
+        upload_in_parts(tried, key, LARGE)
+        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
+        upload_in_parts(tried, key, LARGE[::-1])
+        assert tried.ingest("legacy/a").outcome is Outcome.HEALED
+        assert bytes_at(tried, key) == LARGE
+
+    def test_what_was_healed_meanwhile_is_not_taken_back(
+        self, store: S3BlobStorage, s3_server: S3Server
+    ) -> None:
+        """Only the version that we wrote and know to be wrong is removed."""
+        s3_server.ignore("content_md5", "checksum_sha256")
+        probe(store)
+        staged = stage(store)
+        s3_server.fault("PutObject", "alter_request")
+        s3_server.fault("DeleteObject", "overwrite_first", key=staged.digest.key, body="healed")
+        with pytest.raises(Corrupt):
+            store.create(staged)
+        assert bytes_at(store, staged.digest.key) == b"healed"
+
     def test_a_checksum_that_does_not_fit_is_healed(
         self, tried: S3BlobStorage, tmp_path: Path
     ) -> None:
@@ -356,6 +403,15 @@ class TestStoredChecksum:
         assert (done.digest, done.outcome) == (Digest.of(LARGE), Outcome.STORED)
         assert seen == []
         assert bytes_at(tried, done.digest.key) == LARGE
+        # From then on it is asked for before anything is downloaded, until one has none.
+        s3_server.reset()
+        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
+        assert s3_server.counts().get("GetObject") is None
+        put(tried, "legacy/b", DATA, tmp_path)
+        assert tried.ingest("legacy/b").digest == Digest.of(DATA)
+        s3_server.reset()
+        tried.ingest("legacy/b")
+        assert s3_server.counts()["GetObject"] == 1
 
     def test_is_not_believed_where_it_is_not_checked(
         self, store: S3BlobStorage, s3_server: S3Server, tmp_path: Path

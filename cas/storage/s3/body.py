@@ -9,40 +9,45 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
-from cas.storage.base import BlobStat
-from cas.storage.s3.errors import CutShort, translate
-from cas.storage.streams import BlobStream
+from cas.storage.base import BlobStat, CutShort
+from cas.storage.s3.errors import translate
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-class AnswerBody(io.RawIOBase):
-    """The body of a GetObject answer. Raises Corrupt if it ends before `length` bytes.
+class ObjectStream(io.RawIOBase):
+    """The body of a GetObject answer: `length` bytes of the object that `blob` describes.
 
-    A connection that breaks or falls silent raises Unreachable instead: that says nothing about
-    the object.
+    Raises CutShort if it ends before them. A connection that breaks or falls silent raises
+    Unreachable instead. Not buffered: its readers take large blocks, which a buffer would copy.
     """
 
-    def __init__(self, body: Any, length: int, key: str) -> None:
+    def __init__(self, body: Any, length: int, blob: BlobStat) -> None:
         super().__init__()
+        self.blob = blob
         self._body = body
         self._left = length
-        self._key = key
 
     def readable(self) -> bool:
         return True
 
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        try:
+            data: bytes = self._body.read(wanted)
+        except (BotoCoreError, HTTPError, OSError) as error:
+            raise translate(error, self.blob.key) from error
+        self._left -= len(data)
+        if len(data) < wanted:
+            raise CutShort("the answer ended before the object", key=self.blob.key)
+        return data
+
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
-        try:
-            count: int = self._body.readinto(view)
-        except (BotoCoreError, HTTPError, OSError) as error:
-            raise translate(error, self._key) from error
-        self._left -= count
-        if count == 0 and self._left > 0 and view.nbytes:
-            raise CutShort("the answer ended before the object", key=self._key)
-        return count
+        data = self.read(view.nbytes)
+        view[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         if not self.closed:
@@ -91,11 +96,3 @@ class FileSection(io.RawIOBase):
         data = os.pread(self._descriptor, wanted, self._start + self._position)
         self._position += len(data)
         return data
-
-
-class ObjectStream(BlobStream):
-    """A stream from S3. `md5` is the whole object's, where the store says it by its ETag."""
-
-    def __init__(self, raw: io.RawIOBase, blob: BlobStat, md5: bytes | None) -> None:
-        super().__init__(raw, blob)
-        self.md5 = md5

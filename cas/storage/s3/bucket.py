@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cas.digest import Digest, Hasher, hash_stream
-from cas.storage.base import Absent, BlobStat, ByteRange, Corrupt, OnBytes, Unreachable
+from cas.storage.base import Absent, BlobStat, ByteRange, Corrupt, CutShort, OnBytes, Unreachable
 from cas.storage.guards import Guards
-from cas.storage.s3.body import AnswerBody, ObjectStream
-from cas.storage.s3.errors import CutShort, translated
+from cas.storage.s3.body import ObjectStream
+from cas.storage.s3.errors import translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,7 @@ class Bucket:
             if int(answer["ContentLength"]) != length or byte_range.stop > size:
                 answer["Body"].close()
                 raise Corrupt(f"the object has {size} bytes, not the range", key=key)
-        raw = AnswerBody(answer["Body"], length, key)
-        return ObjectStream(raw, self._describe(key, answer, size), md5_of(answer))
+        return ObjectStream(answer["Body"], length, self._describe(key, answer, size))
 
     def _ask(self, call: Callable[..., Any], key: str, params: Mapping[str, Any]) -> Any:
         if not 0 < len(key.encode(errors="surrogateescape")) <= 1024:
@@ -75,7 +74,8 @@ class Bucket:
 
     def _describe(self, key: str, answer: Mapping[str, Any], size: int) -> BlobStat:
         etag = str(answer["ETag"]).strip('"')
-        return BlobStat(key, size, answer["LastModified"], etag, self._sha256(answer, etag))
+        sha256 = self._sha256(answer, etag)
+        return BlobStat(key, size, answer["LastModified"], etag, sha256, md5_of(answer))
 
     def _sha256(self, answer: Mapping[str, Any], etag: str) -> Digest | None:
         """The checksum of the whole object: that of one made of parts is one of checksums."""
@@ -99,7 +99,7 @@ def read_whole(stream: ObjectStream, on_bytes: OnBytes | None, *, with_md5: bool
         hasher = hash_stream(stream, on_bytes, with_md5=with_md5)
     except CutShort as error:
         raise Unreachable(str(error), key=error.key) from error
-    if with_md5 and stream.md5 not in (None, hasher.md5):
+    if with_md5 and stream.blob.md5 not in (None, hasher.md5):
         raise Corrupt("the bytes read are not those of the ETag", key=stream.blob.key)
     return hasher
 

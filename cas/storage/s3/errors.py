@@ -31,6 +31,7 @@ from cas.storage.base import (
     Absent,
     Changed,
     Corrupt,
+    CutShort,
     Denied,
     StoreError,
     StoreFull,
@@ -40,10 +41,6 @@ from cas.storage.base import (
 
 class Conflict(Unreachable):
     """Another write of the same key was under way. Worth an immediate retry."""
-
-
-class CutShort(Corrupt):
-    """The answer ended before the object did; whether the object is whole it does not tell."""
 
 
 _CODES: Final[dict[str, type[StoreError]]] = {

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import boto3
 from botocore.config import Config
@@ -87,6 +87,8 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
             )
         )
         self._clients: dict[int, Any] = {}
+        # Whether the object ingested last had a checksum: what one program wrote is mostly alike.
+        self._checksums_found = False
 
     def get_default_settings(self) -> dict[str, Any]:
         return {
@@ -135,7 +137,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         return staging_dir()
 
     def read(self, key: str, byte_range: ByteRange | None = None) -> BinaryIO:
-        return self._bucket_as_known().get(key, byte_range)
+        return cast(BinaryIO, self._bucket_as_known().get(key, byte_range))
 
     def stat(self, key: str) -> BlobStat:
         return self._bucket_as_known().head(key)
@@ -153,8 +155,16 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
     def ingest(
         self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
     ) -> Ingested:
-        bucket = self._bucket_as_tried()
-        return writing.ingest(bucket, source, self.staging_dir, on_bytes, on_digest)
+        found = writing.ingest(
+            self._bucket_as_tried(),
+            source,
+            self.staging_dir,
+            on_bytes,
+            on_digest,
+            look_first=self._checksums_found,
+        )
+        self._checksums_found = found.source.sha256 is not None
+        return found
 
     def remove(self, key: str) -> None:
         with contextlib.suppress(Absent), translated(key):

@@ -66,25 +66,27 @@ def upload(bucket: Bucket, staged: Staged, *, replace: bool) -> Written:
     return Written(answer["ETag"], md5_of(answer))
 
 
-def copy(bucket: Bucket, source: BlobStat, key: str) -> Written:
+def copy(bucket: Bucket, source: BlobStat, key: str, *, replace: bool) -> Written:
     """Copy the version `source` of an object to `key`, within the store.
 
-    A copy cannot be told to leave an existing object alone. It need not: the source's bytes hash
-    to the name of the target, so whatever this replaces, by itself or in a race, is either the
-    same bytes or a damaged object. Raises Unreachable if the store answers without a result.
+    Over what is there only if `replace`, where the store can be told. Where it cannot, no harm is
+    done: the source's bytes hash to the name of the target, so whatever is replaced, by itself
+    or in a race, is either the same bytes or a damaged object. Raises Unreachable if the store
+    answers without a result.
     """
     guard = {
         "CopySource": {"Bucket": bucket.name, "Key": source.key},
         "CopySourceIfMatch": f'"{source.etag}"',
     }
     if source.size > bucket.sizes.copy_threshold:
-        return _copy_parts(bucket, source, key, guard)
+        return _copy_parts(bucket, source, key, guard, replace=replace)
     wants_sum = bucket.guards.honours("copy_checksum")
     answer = bucket.client.copy_object(
         Bucket=bucket.name,
         Key=key,
         MetadataDirective="REPLACE",
         **guard,
+        **_condition(bucket, "copy_if_none_match", replace=replace),
         **({"ChecksumAlgorithm": "SHA256"} if wants_sum else {}),
         **bucket.extra,
     )
@@ -136,7 +138,9 @@ def _upload_parts(bucket: Bucket, staged: Staged, file: BinaryIO, *, replace: bo
         return _complete(bucket, names, parts, replace=replace)
 
 
-def _copy_parts(bucket: Bucket, source: BlobStat, key: str, guard: Mapping[str, Any]) -> Written:
+def _copy_parts(
+    bucket: Bucket, source: BlobStat, key: str, guard: Mapping[str, Any], *, replace: bool
+) -> Written:
     with _multipart(bucket, key, checksums=False) as names:
         parts: list[dict[str, Any]] = []
         for number, (start, length) in enumerate(_ranges(source.size, bucket.sizes.copy_part), 1):
@@ -150,7 +154,7 @@ def _copy_parts(bucket: Bucket, source: BlobStat, key: str, guard: Mapping[str, 
             if not result.get("ETag"):
                 raise Unreachable("the store answered a copy without a result", key=key)
             parts.append({"PartNumber": number, "ETag": result["ETag"]})
-        return _complete(bucket, names, parts, replace=True)
+        return _complete(bucket, names, parts, replace=replace)
 
 
 def _complete(

@@ -24,6 +24,7 @@ FALLBACKS: Final[Mapping[str, str]] = {
     "checksum_sha256": "no SHA-256 checksum is sent; Content-MD5 or the ETag has to do",
     "if_none_match": "an object is looked for right before it is written (HEAD, then PUT)",
     "complete_if_none_match": "an object is looked for before a multipart upload is completed",
+    "copy_if_none_match": "an object is looked for right before it is copied (HEAD, then COPY)",
     "copy_if_match": "migrated objects are downloaded and uploaded, not copied in the store",
     "part_copy_if_match": "objects too large for one copy are downloaded and uploaded",
     "copy_checksum": "copies are compared by their ETag, or read back and hashed",
@@ -76,6 +77,12 @@ class Trials:
                         self._copy(self._key("copy"), source, etag),
                         self._copy(self._key("copy-wrong"), source, _WRONG_ETAG),
                     ),
+                    "copy_if_none_match": self._refuses(
+                        self._client.copy_object,
+                        self._copy(self._key("copy-new"), source, etag, IfNoneMatch="*"),
+                        # Not onto itself, which is refused for another reason.
+                        self._copy(self._key("copy"), source, etag, IfNoneMatch="*"),
+                    ),
                     "part_copy_if_match": self._part_copy(source, etag),
                     "copy_checksum": self._copy_checksum(source, _base64(sha256)),
                 }
@@ -95,13 +102,14 @@ class Trials:
     def _put(self, key: str, **params: Any) -> dict[str, Any]:
         return {**self._extra, "Bucket": self._bucket, "Key": key, "Body": _BYTES, **params}
 
-    def _copy(self, key: str, source: str, etag: str) -> dict[str, Any]:
+    def _copy(self, key: str, source: str, etag: str, **params: Any) -> dict[str, Any]:
         return {
             **self._extra,
             "Bucket": self._bucket,
             "Key": key,
             "CopySource": {"Bucket": self._bucket, "Key": source},
             "CopySourceIfMatch": etag,
+            **params,
         }
 
     def _refuses(
