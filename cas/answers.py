@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 
 from cas import http, variants
 from cas.conf import serving
+from cas.decoders import Unrenderable
 from cas.delivery import delegated, delegates
 from cas.errors import error_response
 from cas.flight import Busy
@@ -19,7 +20,7 @@ from cas.query import BlobQuery, ThumbnailQuery
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, ByteRange, Corrupt, StoreError, Unreachable
 from cas.storage.streams import BlobStream
-from cas.thumbnails import RENDERER, Unrenderable
+from cas.thumbnails import RENDERER
 from cas.variants import CacheResult
 
 log = logging.getLogger(__name__)
@@ -99,12 +100,17 @@ def thumbnail(
     """The object's picture. Raises Unsatisfiable, Busy, Unrenderable and what the store raises."""
     store = attachment_store()
     etag = target.etag or _own_etag(store, target.key)
-    etag = f'{etag[:-1]}-{query.size}-{RENDERER}"'
+    # Weak: the same picture may be made of the blob or of a kept one, which gives other bytes.
+    etag = f'W/{etag[:-1]}-{query.size}-{RENDERER}"'
     headers = _headers(etag, target.cache_control, "image/jpeg")
-    if unchanged := _unchanged(request, etag, headers, lambda: store.stat(target.key)):
+
+    def made() -> variants.Thumbnail:
+        return variants.thumbnail(store, target.key, cache_name, query.size)
+
+    if unchanged := _unchanged(request, etag, headers, lambda: made().body.close()):
         return Answer(unchanged)
     headers["Content-Disposition"] = "inline"
-    picture = variants.thumbnail(store, target.key, cache_name, query.size)
+    picture = made()
     with contextlib.ExitStack() as unless_sent:
         unless_sent.enter_context(picture.body)
         if request.method == "HEAD":
@@ -137,8 +143,8 @@ def _unchanged(
 ) -> HttpResponse | None:
     """The answer that the preconditions (RFC 9110 §13.2.2) call for, if they do.
 
-    `prove` raises Absent if the object does not exist; a tag of ours proves by itself that it
-    did, and blobs do not change.
+    `prove` raises what is wrong if there is nothing to answer with; a tag of ours proves by
+    itself that there was, and blobs do not change.
     """
     # META, because `request.headers` would first be made of all of them.
     required, known = (request.META.get(f"HTTP_IF_{name}") for name in ("MATCH", "NONE_MATCH"))

@@ -26,7 +26,7 @@ _EVICT_TO: Final = 0.9
 _TOUCH_EVERY: Final = 60
 """Seconds; a file's time of use is not written for every reader."""
 
-_JPEG_END: Final = b"\xff\xd9"
+JPEG_END: Final = b"\xff\xd9"
 
 
 class ThumbnailCache:
@@ -47,7 +47,7 @@ class ThumbnailCache:
         except OSError:
             return None
         found = os.fstat(file.fileno())
-        if os.pread(file.fileno(), 2, max(0, found.st_size - 2)) != _JPEG_END:
+        if os.pread(file.fileno(), 2, max(0, found.st_size - 2)) != JPEG_END:
             file.close()
             return None
         if time.time() - found.st_atime > _TOUCH_EVERY:
@@ -62,6 +62,13 @@ class ThumbnailCache:
             return None
         with found[0] as file:
             return file.read()
+
+    def put_within(self, name: str, seconds: float) -> bool:
+        """Whether `name` was put in the last `seconds`."""
+        try:
+            return time.time() - (self.directory / name).stat().st_mtime < seconds
+        except OSError:
+            return False
 
     def put(self, name: str, data: bytes) -> bool:
         """Keep `data` under `name`, in one step. False where the disk will not take it."""

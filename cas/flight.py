@@ -11,9 +11,11 @@ import errno
 import fcntl
 import logging
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -44,9 +46,23 @@ def alone(directory: Path, name: str, deadline: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slot(directory: Path, slots: int, deadline: float) -> Iterator[None]:
-    """Hold one of `slots` until the block ends. Raises Busy."""
-    with _one_of([directory / f"slot-{number}.lock" for number in range(slots)], deadline):
-        yield
+    """Hold one of `slots` until the block ends. Raises Busy.
+
+    Counted within the process as well: that holds where no lock file can be had.
+    """
+    own = _own_slots(slots)
+    if not own.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        raise Busy("too much is being generated at this moment")
+    try:
+        with _one_of([directory / f"slot-{number}.lock" for number in range(slots)], deadline):
+            yield
+    finally:
+        own.release()
+
+
+@lru_cache
+def _own_slots(slots: int) -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(slots)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,9 @@ def requested_range(header: str, if_range: str, etag: str) -> RangeRequest | Non
     strongly (§13.1.5): we send no Last-Modified, so no date can match.
     """
     unit, equals, ranges = header.partition("=")
-    if not equals or unit.strip().lower() != "bytes" or (if_range and if_range.strip() != etag):
+    if not equals or unit.strip().lower() != "bytes":
+        return None
+    if if_range and (if_range.strip() != etag or _is_weak(etag)):
         return None
     # Empty list elements are to be skipped (§5.6.1.2).
     elements = [element.strip(" \t") for element in ranges.split(",")]
@@ -121,7 +123,12 @@ def match_etags(header: str, etag: str, *, weak: bool) -> Match:
         return Match.ANY
     if weak:
         tags = [tag.removeprefix("W/") for tag in tags]
-    return Match.TAG if etag in tags else Match.NONE
+        etag = etag.removeprefix("W/")
+    return Match.TAG if etag in tags and not _is_weak(etag) else Match.NONE
+
+
+def _is_weak(etag: str) -> bool:
+    return etag.startswith("W/")
 
 
 def effective_type(content_type: str, disposition: str) -> tuple[str, str]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import shutil
+import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from cas import flight
-from cas.cache import ThumbnailCache
+from cas.cache import JPEG_END, ThumbnailCache
 from cas.conf import ServingSettings, serving
-from cas.storage.base import BlobStore
-from cas.thumbnails import RENDERER, NotAnImage, render, render_from_base
+from cas.decoders import NotAnImage
+from cas.storage.base import BlobStore, CutShort, Unreachable
+from cas.thumbnails import RENDERER, Rendered, render, render_from_base
 
 log = logging.getLogger(__name__)
+
+REFUSED_SECONDS: Final = 60
+"""For so long a damaged picture is not decoded again; it may be healed meanwhile."""
 
 
 class CacheResult(StrEnum):
@@ -51,28 +58,51 @@ def thumbnail(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
         return Thumbnail(*cached, CacheResult.HIT)
     locks = _prepare(directory)
     deadline = time.monotonic() + settings.thumbnail_wait
-    with flight.alone(locks, name, deadline):
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(flight.alone(locks, name, deadline))
         # Whoever held the lock before us has probably made what we want.
         if cached := cache.open(wanted):
             return Thumbnail(*cached, CacheResult.HIT)
-        data = _from_base(cache, name, size)
-        found = CacheResult.BASE
-        if data is None:
-            with flight.slot(locks, settings.thumbnail_concurrency, deadline):
-                data = _from_store(store, key, cache, name, size, settings)
-            found = CacheResult.MISS
-        cache.put(wanted, data)
-    return Thumbnail(io.BytesIO(data), len(data), found)
+        if data := _from_base(cache, name, size):
+            cache.put(wanted, data)
+            return Thumbnail(io.BytesIO(data), len(data), CacheResult.BASE)
+        with flight.slot(locks, settings.thumbnail_concurrency, deadline):
+            rendered = _from_store(store, key, cache, name, size, settings)
+        cache.put(wanted, rendered.thumbnail)
+        _keep_base(cache, name, rendered, lock.pop_all())
+    data = rendered.thumbnail
+    return Thumbnail(io.BytesIO(data), len(data), CacheResult.MISS)
 
 
 def _prepare(directory: Path) -> Path:
-    """Create the cache's directories where possible; the one for lock files."""
+    """Create the cache's directories where possible; the one for lock files.
+
+    What other versions of the renderer have kept goes with the first use of this one.
+    """
     locks = directory / "locks"
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        log.warning("no thumbnail cache at %s: %s", directory, error.strerror)
+    if not locks.is_dir():
+        for other in directory.parent.glob("renderer-*"):
+            shutil.rmtree(other, ignore_errors=True)
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("no thumbnail cache at %s: %s", directory, error.strerror)
     return locks
+
+
+def _keep_base(
+    cache: ThumbnailCache, name: str, rendered: Rendered, lock: contextlib.ExitStack
+) -> None:
+    """Keep the picture for the next size, behind the requester's back.
+
+    The lock goes along: another size must wait for the kept picture, not read the store.
+    """
+
+    def keep() -> None:
+        with lock:
+            cache.put(f"{name}_{'whole' if rendered.whole else 'base'}.jpg", rendered.base())
+
+    threading.Thread(target=keep, name="thumbnail-base").start()
 
 
 def _from_base(cache: ThumbnailCache, name: str, size: int) -> bytes | None:
@@ -92,8 +122,17 @@ def _from_store(
     name: str,
     size: int,
     settings: ServingSettings,
-) -> bytes:
-    with store.read(key) as source:
-        rendered = render(source, size, settings.thumbnail_max_pixels)
-    cache.put(f"{name}_{'whole' if rendered.whole else 'base'}.jpg", rendered.base())
-    return rendered.thumbnail
+) -> Rendered:
+    refused = f"{name}_refused.jpg"
+    if cache.put_within(refused, REFUSED_SECONDS):
+        raise NotAnImage("the image is damaged or cut short")
+    try:
+        with store.read(key) as source:
+            return render(source, size, settings.thumbnail_max_pixels)
+    except CutShort as error:
+        # The answer was, which says nothing about the picture.
+        raise Unreachable(str(error), key=key) from error
+    except NotAnImage:
+        # Everybody who waits would otherwise decode it once more to find the same.
+        cache.put(refused, JPEG_END)
+        raise

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from typing import Any, BinaryIO
 
 import pytest
 from PIL import Image, ImageCms
 
+from cas.decoders import NotAnImage, TooManyPixels
 from cas.storage.base import Unreachable
 from cas.tests.pictures import encode, gradient, jpeg, png
-from cas.thumbnails import NotAnImage, TooManyPixels, render, render_from_base
+from cas.thumbnails import render, render_from_base
 
 LIMIT = 50_000_000
 Colour = tuple[int, int, int]
@@ -48,9 +51,10 @@ def test_never_enlarged(dimensions: tuple[int, int]) -> None:
     assert thumb(png(*dimensions)).size == dimensions
 
 
-@pytest.mark.parametrize("dimensions", [(5000, 1), (1, 5000), (5000, 3)])
-def test_extreme_proportions_keep_a_pixel(dimensions: tuple[int, int]) -> None:
-    picture = thumb(png(*dimensions), 100)
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("dimensions", [(5000, 1), (1, 5000), (5000, 7), (16383, 3), (2000, 2)])
+def test_extreme_proportions_keep_a_pixel(file_format: str, dimensions: tuple[int, int]) -> None:
+    picture = thumb(encode(gradient(*dimensions), file_format), 100)
     assert max(picture.size) == 100
     assert min(picture.size) == 1
 
@@ -187,6 +191,83 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
     with pytest.raises(TooManyPixels):
         thumb(png(101, 100), limit=10_000)
     assert thumb(png(100, 100), limit=10_000).size == (100, 100)
+
+
+def test_pixels_that_take_more_memory_count_for_more() -> None:
+    assert thumb(encode(gradient(200, 100), "AVIF"), limit=60_000).size == (150, 75)
+    with pytest.raises(TooManyPixels):
+        thumb(encode(gradient(200, 101), "AVIF"), limit=60_000)
+
+
+BOMBS = """
+import io, resource, struct, sys
+import django
+django.setup()
+from cas.decoders import TooManyPixels
+from cas.tests.pictures import encode, gradient, jpeg
+from cas.tests.test_thumbnails import raw_png
+from cas.thumbnails import render
+
+def resized(data, marker, offset, form):
+    at = data.index(marker) + offset
+    size = struct.calcsize(form)
+    return data[:at] + struct.pack(form, 60_000, 60_000) + data[at + size:]
+
+gif = encode(gradient(640, 480), "GIF")
+bombs = [
+    raw_png(60_000, 60_000, bit_depth=8, colour_type=2, data=bytes(10_000)),
+    resized(jpeg(640, 480), bytes([0xFF, 0xC0]), 5, ">HH"),
+    resized(resized(gif, b"GIF8", 6, "<HH"), b",\\0\\0\\0\\0", 5, "<HH"),
+    resized(encode(gradient(640, 480), "AVIF"), b"ispe", 8, ">II"),
+]
+render(io.BytesIO(jpeg(640, 480)), 150, 50_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for number, bomb in enumerate(bombs):
+    try:
+        render(io.BytesIO(bomb), 150, 50_000_000)
+    except TooManyPixels:
+        continue
+    sys.exit(f"bomb {number} was decoded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_bombs_are_refused_in_bounded_memory() -> None:
+    """Eleven gigabytes when decoded; in a process of its own, to see the memory it takes."""
+    told = subprocess.run(
+        [sys.executable, "-c", BOMBS], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert int(told.stdout) < 20_000, "KiB more than an ordinary picture takes"
+
+
+def test_a_second_picture_behind_the_first_is_not_looked_at() -> None:
+    """Phones write such files (MPO); the second picture lies where no stream can seek to."""
+    first, second = gradient(1600, 1200), Image.new("RGB", (1600, 1200), "blue")
+    data = encode(first, "MPO", save_all=True, append_images=[second])
+    assert near(thumb(data), (3, 3), thumb(jpeg(1600, 1200)).getpixel((3, 3)))  # type: ignore[arg-type]
+
+
+def test_a_header_without_end_is_refused() -> None:
+    comment = b"\xff\xfe\xff\xff" + bytes(65_533)
+    data = jpeg(64, 48)
+    assert thumb(data[:2] + comment * 200 + data[2:]).size == (64, 48)
+    with pytest.raises(NotAnImage):
+        thumb(data[:2] + comment * 300 + data[2:])
+
+
+@pytest.mark.parametrize("field", [5, 7])
+def test_a_picture_without_extent_is_refused(field: int) -> None:
+    data = bytearray(jpeg(1600, 1200))
+    at = data.index(b"\xff\xc0") + field
+    data[at : at + 2] = b"\0\0"
+    with pytest.raises(NotAnImage):
+        thumb(bytes(data))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0broken", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b""])
+def test_damaged_metadata_does_not_hide_the_picture(exif: bytes) -> None:
+    assert thumb(jpeg(300, 200, exif=exif)).size == (150, 100)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])

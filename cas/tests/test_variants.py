@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 
 from cas import flight
 from cas.conf import serving
+from cas.decoders import NotAnImage
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from cas.storage.disk import DiskBlobStorage
@@ -24,6 +27,7 @@ from cas.tests.conftest import ReadingClient, put
 from cas.tests.pictures import jpeg
 from cas.thumbnails import RENDERER
 from cas.variants import CacheResult, Thumbnail, thumbnail
+from tests.s3 import S3Server
 
 
 @pytest.fixture
@@ -83,9 +87,11 @@ def test_a_size_larger_than_the_kept_picture_is_made_anew(store: BlobStore, dige
 
 def test_a_damaged_kept_picture_is_made_anew(store: BlobStore, digest: Digest) -> None:
     make(store, digest, 150)
+    # Kept behind the first requester's back; who wants another size waits for it.
+    assert make(store, digest, 100)[1] is CacheResult.BASE
     (base,) = serving().thumbnail_cache_dir.rglob(f"{digest}_base.jpg")
     base.write_bytes(base.read_bytes()[:300] + b"\xff\xd9")
-    assert make(store, digest, 100)[1] is CacheResult.MISS
+    assert make(store, digest, 50)[1] is CacheResult.MISS
 
 
 def test_threads_share_one_generation(
@@ -205,3 +211,91 @@ def test_thumbnail_answers(store: BlobStore, client: ReadingClient, digest: Dige
     part = client.get(url, headers={"Range": "bytes=2-5"})
     assert (part.status_code, part.body) == (206, hit.body[2:6])
     assert client.get(url, headers={"Range": "bytes=9999999-"}).status_code == 416
+
+
+def test_bytes_that_differ_have_no_strong_tag_in_common(
+    store: BlobStore, client: ReadingClient
+) -> None:
+    """A thumbnail of a kept picture is not that of the blob, byte for byte: parts do not mix."""
+    digest = put(store, jpeg(3200, 2400))
+    url = f"/api/cas/{digest}?thumbnail=150"
+    first = client.get(url)
+    shutil.rmtree(serving().thumbnail_cache_dir)
+    client.get(f"/api/cas/{digest}?thumbnail=300")
+    second = client.get(url)
+    assert first.body != second.body
+    tag = second.headers["ETag"]
+    assert tag.startswith("W/")
+    unsure = client.get(url, headers={"Range": "bytes=2-5", "If-Range": tag})
+    assert (unsure.status_code, unsure.body) == (200, second.body)
+    assert client.get(url, headers={"If-Match": tag}).status_code == 412
+    assert client.get(url, headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_a_condition_does_not_make_a_picture_of_what_is_none(
+    store: BlobStore, client: ReadingClient
+) -> None:
+    url = f"/api/cas/{put(store, b'%PDF-1.7')}?thumbnail=20"
+    assert client.get(url, headers={"If-None-Match": "*"}).status_code == 422
+    picture = f"/api/cas/{put(store, jpeg(40, 30))}?thumbnail=20"
+    assert client.get(picture, headers={"If-None-Match": "*"}).status_code == 304
+
+
+def test_a_damaged_picture_is_decoded_once_for_all_who_wait(
+    disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = jpeg(1600, 1200)
+    digest = put(disk_store, whole[: len(whole) // 2])
+    counting: Any = Counting(disk_store)
+
+    def refused(_: int) -> bool:
+        with pytest.raises(NotAnImage):
+            make(counting, digest)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(refused, range(8)))
+    assert counting.reads == 1
+    # It may have been healed since.
+    monkeypatch.setattr("cas.variants.REFUSED_SECONDS", 0)
+    assert refused(0)
+    assert counting.reads == 2
+
+
+def test_an_answer_cut_short_does_not_condemn_the_picture(
+    s3_store: BlobStore, s3_server: S3Server, client: ReadingClient
+) -> None:
+    digest = put(s3_store, jpeg(1600, 1200))
+    s3_server.fault("GetObject", "close_mid_body", bytes=1000)
+    url = f"/api/cas/{digest}?thumbnail=20"
+    assert client.get(url).status_code == 503
+    assert client.get(url).status_code == 200
+
+
+def test_generations_are_bounded_where_no_lock_file_can_be_had(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    working, most = 0, 0
+    counted = threading.Lock()
+
+    def work(_: int) -> None:
+        nonlocal working, most
+        with flight.slot(blocked, 2, time.monotonic() + 30):
+            with counted:
+                working += 1
+                most = max(most, working)
+            time.sleep(0.01)
+            with counted:
+                working -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+    assert most == 2
+
+
+def test_what_another_renderer_kept_goes(store: BlobStore, digest: Digest) -> None:
+    older = serving().thumbnail_cache_dir / "renderer-0"
+    older.mkdir(parents=True)
+    (older / "kept.jpg").write_bytes(b"x")
+    make(store, digest)
+    assert not older.exists()

@@ -107,7 +107,8 @@ def test_304_does_not_touch_the_store(
     digest = put(store, jpeg(60, 40))
     etag = client.get(url(digest, query)).headers["ETag"]
     monkeypatch.setattr("cas.answers.attachment_store", lambda: None)
-    response = client.get(url(digest, query), headers={"If-None-Match": tags.format(etag)})
+    sent = tags.format(etag.removeprefix("W/"))
+    response = client.get(url(digest, query), headers={"If-None-Match": sent})
     assert response.status_code == 304
     assert response.body == b""
     assert response.headers["ETag"] == etag
