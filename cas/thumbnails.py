@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 import pyvips
+from PIL.JpegImagePlugin import JpegImageFile
 
 from cas.conf import LARGEST_THUMBNAIL
 from cas.decoders import Decoded, NotAnImage, decode
@@ -51,14 +53,20 @@ def render(source: BinaryIO, size: int, max_pixels: int) -> Rendered:
 
 
 def render_from_base(base: bytes, size: int, *, whole: bool) -> bytes | None:
-    """A thumbnail from a kept picture, or None if that one is too small to make it of."""
+    """A thumbnail from a kept picture, or None if that one is too small to make it of.
+
+    By Pillow: on so few pixels libvips spends most of the time on waking its threads.
+    """
+    sink = io.BytesIO()
     try:
-        picture = pyvips.Image.jpegload_buffer(base, fail_on="error")
-        if not whole and max(picture.width, picture.height) < size:
-            return None
-        return _encode(_fit(picture, size), _QUALITY)
-    except pyvips.Error as error:
+        with JpegImageFile(io.BytesIO(base)) as picture:
+            if not whole and max(picture.size) < size:
+                return None
+            picture.thumbnail((size, size))
+            picture.save(sink, "JPEG", quality=_QUALITY)
+    except (OSError, SyntaxError) as error:
         raise NotAnImage("the kept picture is damaged") from error
+    return sink.getvalue()
 
 
 def _shown(decoded: Decoded) -> Any:

@@ -82,7 +82,9 @@ def _prepare(directory: Path) -> Path:
     locks = directory / "locks"
     if not locks.is_dir():
         for other in directory.parent.glob("renderer-*"):
-            shutil.rmtree(other, ignore_errors=True)
+            # Not what another process has made of ours since.
+            if other != directory:
+                shutil.rmtree(other, ignore_errors=True)
         try:
             locks.mkdir(parents=True, exist_ok=True)
         except OSError as error:

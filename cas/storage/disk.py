@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Final, cast
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
 
-from cas.digest import CAS_PREFIX, CHUNK, Digest, Hasher, hash_stream
+from cas.digest import CAS_PREFIX, Digest, hash_stream
 from cas.storage.base import (
     Absent,
     BlobStat,
@@ -42,6 +42,7 @@ from cas.storage.base import (
 from cas.storage.disk_files import (
     NO_HARD_LINKS,
     OpenBlob,
+    copy_hashed,
     describe,
     fsync_directory,
     links,
@@ -123,7 +124,7 @@ class DiskBlobStorage(FileSystemStorage):
         try:
             with translated(source), OpenBlob(path, source) as stream:
                 with self._unchanged(stream):
-                    hasher = self._copy(stream, temporary, on_bytes)
+                    hasher = copy_hashed(stream, temporary, on_bytes)
                 blob = stream.blob
             if on_digest:
                 on_digest(hasher.digest)
@@ -156,7 +157,7 @@ class DiskBlobStorage(FileSystemStorage):
             make_directories(target.parent, self.directory_permissions_mode)
             try:
                 with source.open("rb") as stream:
-                    self._copy(stream, temporary)
+                    copy_hashed(stream, temporary)
                 self._seal(temporary)
                 temporary.replace(target)
             finally:
@@ -227,23 +228,10 @@ class DiskBlobStorage(FileSystemStorage):
                 except OSError as error:
                     if error.errno not in NO_HARD_LINKS:
                         raise
-                    if self._copy(stream, temporary).digest != staged.digest:
+                    if copy_hashed(stream, temporary).digest != staged.digest:
                         raise Corrupt("the staged file is not what was hashed") from None
         except FileNotFoundError as error:
             raise Corrupt("the staged file is gone") from error
-
-    def _copy(self, source: BinaryIO, target: Path, on_bytes: OnBytes | None = None) -> Hasher:
-        """Write `source` to the new file `target`, hashing what is written."""
-        hasher = Hasher(with_md5=False)
-        with target.open("xb", buffering=0) as sink:
-            while chunk := source.read(CHUNK):
-                hasher.update(chunk)
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[sink.write(rest) :]
-                if on_bytes:
-                    on_bytes(len(chunk))
-        return hasher
 
     def _seal(self, path: Path) -> None:
         """Make the file's bytes durable, which must come before its name is."""

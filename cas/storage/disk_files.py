@@ -10,13 +10,15 @@ import stat as modes
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
+from cas.digest import CHUNK, Hasher
 from cas.storage.base import (
     Absent,
     BlobStat,
     Corrupt,
     Denied,
+    OnBytes,
     StoreError,
     StoreFull,
     Unreachable,
@@ -104,6 +106,20 @@ def describe(key: str, found: os.stat_result) -> BlobStat:
         modified=datetime.fromtimestamp(found.st_mtime, UTC),
         etag=f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}",
     )
+
+
+def copy_hashed(source: BinaryIO, target: Path, on_bytes: OnBytes | None = None) -> Hasher:
+    """Write `source` to the new file `target`, hashing what is written."""
+    hasher = Hasher(with_md5=False)
+    with target.open("xb", buffering=0) as sink:
+        while chunk := source.read(CHUNK):
+            hasher.update(chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[sink.write(rest) :]
+            if on_bytes:
+                on_bytes(len(chunk))
+    return hasher
 
 
 def fsync_directory(path: Path) -> None:
