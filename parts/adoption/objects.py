@@ -1,4 +1,7 @@
-"""Whether the objects that rows name are there: one ordered listing merged with the rows."""
+"""Whether the objects that rows name are there: one ordered listing merged with the rows.
+
+And what is in them, for the few rows that only this can tell.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Final
 
 from attachments.maintenance.run import Stop, Stopped
 from attachments.models import LEGACY_PREFIX
-from cas.digest import CAS_PREFIX
-from cas.storage.base import BlobStat, BlobStore
+from cas.digest import CAS_PREFIX, Digest
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt
 
 # Compared as bytes, which is how stores list and how SQLite sorts unless told otherwise.
 NAMED: Final = """
@@ -39,6 +42,16 @@ def check_objects(scratch: sqlite3.Connection, store: BlobStore, stop: Stop) -> 
         # Not refused in place: a statement must not change the rows that another is reading.
         scratch.executemany(FAULT, _faults(scratch.execute(NAMED, [prefix, end]), store, stop))
     scratch.execute(REFUSE)
+
+
+def digest_of(store: BlobStore, stop: Stop, key: str) -> Digest | Absent | Corrupt:
+    """What an object's bytes hash to, or why they do not. Raises StoreError, Stopped."""
+    if stop.requested:
+        raise Stopped
+    try:
+        return store.digest_of(key)[0]
+    except (Absent, Corrupt) as fault:
+        return fault
 
 
 def _faults(

@@ -2,20 +2,28 @@
 
 Each step is a statement over the whole scratch database. Identity is a matter of counting: the
 n-th row of a part with some key is the n-th row here of that part with that key, so that a part
-which really has one file twice keeps both, and a second import finds them all.
+which really has one file twice keeps both, and a second import finds them all. A row that has
+moved to another key since is known by the id it kept, else by its bytes, and only counted where
+neither can tell.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from attachments.models import LEGACY_PREFIX
-from cas.digest import CAS_PREFIX
+from cas.digest import CAS_PREFIX, Digest
+from cas.storage.base import Absent, Corrupt
 from parts.adoption.sources import Table
 
 SCRATCH_TABLES: Final = {Table.PARTS: "part", Table.ATTACHMENTS: "attachment"}
+
+READS_AT_A_TIME: Final = 16
+"""Objects that are read at a time where their bytes must tell."""
 
 REPEATED: Final = """
 UPDATE {table} SET fault = 'duplicate',
@@ -71,7 +79,45 @@ FROM theirs JOIN ours USING (part, place, n) WHERE theirs.number = attachment.nu
 
 # A row that was imported before and migrated since has another key here. What nobody can edit
 # tells it: part, type, file name, size and, where the source has it, the time it was made.
-MATCH_MIGRATED: Final = f"""
+CANDIDATES: Final = f"""
+CREATE TEMP VIEW candidate AS
+SELECT attachment.*, attachment_here.id AS id_here, attachment_here.s3_key AS key_here
+FROM attachment
+    JOIN part ON part.id = attachment.part AND part.fault IS NULL
+    JOIN attachment_here ON attachment_here.part = part.target
+        AND attachment_here.kind = attachment.kind
+        AND attachment_here.filename = attachment.filename
+        AND attachment_here.size = attachment.size
+        AND coalesce(attachment.created, attachment_here.created) = attachment_here.created
+WHERE attachment.fault IS NULL AND attachment.target IS NULL
+    AND attachment.s3_key GLOB '{LEGACY_PREFIX}*' AND attachment_here.s3_key GLOB '{CAS_PREFIX}*'
+    AND NOT EXISTS (SELECT 1 FROM attachment AS found WHERE found.target = attachment_here.id)
+"""  # noqa: S608 - our own constants
+
+MATCH_KEPT_ID: Final = """
+UPDATE attachment SET target = own_id
+WHERE number IN (SELECT number FROM candidate WHERE own_id = id_here)
+"""
+
+# A name and a size alone are little to go by; and of two rows alike, one may not have come in.
+DOUBTFUL: Final = """
+CREATE TEMP TABLE doubtful AS SELECT DISTINCT number, s3_key FROM candidate
+WHERE created IS NULL OR EXISTS (
+    SELECT 1 FROM attachment AS twin
+    WHERE twin.part = candidate.part AND twin.number <> candidate.number
+        AND twin.fault IS NULL AND twin.target IS NULL AND twin.created = candidate.created
+        AND twin.kind = candidate.kind AND twin.filename = candidate.filename
+        AND twin.size = candidate.size)
+"""
+
+MATCH_BYTES: Final = """
+UPDATE attachment SET was_read = 1, target = (
+    SELECT min(id_here) FROM candidate
+    WHERE candidate.number = attachment.number AND key_here = :key)
+WHERE number = :number
+"""
+
+MATCH_COUNTED: Final = f"""
 WITH theirs AS (
     SELECT attachment.number, part.target AS part, kind, filename, size,
         {{their_time}} AS made,
@@ -80,6 +126,8 @@ WITH theirs AS (
             ORDER BY attachment.number) AS n
     FROM attachment JOIN part ON part.id = attachment.part AND part.fault IS NULL
     WHERE attachment.fault IS NULL AND attachment.target IS NULL AND part.target IS NOT NULL
+        -- Bytes that were read and are not here have not come in.
+        AND NOT was_read
         AND s3_key GLOB '{LEGACY_PREFIX}*' AND (attachment.created IS NULL) = {{timeless}}
 ), ours AS (
     SELECT id, part, kind, filename, size, {{our_time}} AS made,
@@ -93,6 +141,8 @@ UPDATE attachment SET target = ours.id
 FROM theirs JOIN ours USING (part, kind, filename, size, made, n)
 WHERE theirs.number = attachment.number
 """  # noqa: S608 - our own constants
+
+UNREADABLE: Final = "UPDATE attachment SET fault = 'object_unreadable', reason = ? WHERE number = ?"
 
 COVERS: Final = """
 UPDATE attachment SET is_cover = 1
@@ -128,17 +178,39 @@ class Planned:
 
 
 def match(scratch: sqlite3.Connection) -> None:
-    """Refuse what contradicts other rows, and find what is here already."""
+    """Refuse what contradicts other rows, and find by key or id what is here already."""
     for table, column in (("part", "id"), ("part", "key"), ("attachment", "id")):
         scratch.execute(REPEATED.format(table=table, column=column))
     scratch.execute(MATCH_PARTS)
     scratch.execute(STRANGERS)
     scratch.execute(WITHOUT_PART)
     scratch.execute(MATCH_SAME_KEY)
+    scratch.execute(CANDIDATES)
+    scratch.execute(MATCH_KEPT_ID)
+
+
+def match_by_content(
+    scratch: sqlite3.Connection, digest_of: Callable[[str], Digest | Absent | Corrupt]
+) -> None:
+    """Tell by the bytes at their keys which of the rows left are here already.
+
+    Rows whose object is gone, as after a cleanup, are counted. One whose object is damaged is
+    refused: it may be here or not. Raises what `digest_of` raises.
+    """
+    scratch.execute(DOUBTFUL)
+    with ThreadPoolExecutor(READS_AT_A_TIME) as pool:
+        doubtful = scratch.execute("SELECT number, s3_key FROM doubtful ORDER BY number")
+        while rows := doubtful.fetchmany(READS_AT_A_TIME):
+            found = pool.map(digest_of, [row["s3_key"] for row in rows])
+            for row, digest in zip(rows, found, strict=True):
+                if isinstance(digest, Digest):
+                    scratch.execute(MATCH_BYTES, {"number": row["number"], "key": digest.key})
+                elif isinstance(digest, Corrupt):
+                    scratch.execute(UNREADABLE, [str(digest), row["number"]])
     scratch.execute(
-        MATCH_MIGRATED.format(their_time="attachment.created", our_time="created", timeless=0)
+        MATCH_COUNTED.format(their_time="attachment.created", our_time="created", timeless=0)
     )
-    scratch.execute(MATCH_MIGRATED.format(their_time="''", our_time="''", timeless=1))
+    scratch.execute(MATCH_COUNTED.format(their_time="''", our_time="''", timeless=1))
 
 
 def settle(scratch: sqlite3.Connection) -> dict[Table, Planned]:

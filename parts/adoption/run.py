@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from cas.storage import attachment_store
 from parts.adoption import plan
 from parts.adoption.ids import reserve_ids
 from parts.adoption.loads import PlannedPart, loads
-from parts.adoption.objects import check_objects
+from parts.adoption.objects import check_objects, digest_of
 from parts.adoption.reading import read_rows_here, read_source
 from parts.adoption.scratch import scratch
 from parts.adoption.sources import Opening, Table
@@ -96,8 +97,10 @@ def _plan(
                 raise Halt(ExitStatus.REFUSED, f"there is no table {table}. Nothing was imported")
         summary.unknown_columns = read_source(database, source, options.without, stop)
     read_rows_here(database)
+    store = attachment_store()
     plan.match(database)
-    check_objects(database, attachment_store(), stop)
+    plan.match_by_content(database, partial(digest_of, store, stop))
+    check_objects(database, store, stop)
     for table, planned in plan.settle(database).items():
         summary.plan(table, planned)
 

@@ -18,7 +18,8 @@ CREATE TABLE name (kind TEXT, id TEXT, name TEXT, PRIMARY KEY (kind, id)) WITHOU
 
 -- `number` counts the source's rows from 1. A row with a `fault` is not imported, for `reason`.
 -- `target` is the row here that it is already, `own_id` the id it had and is to keep if it can.
--- `record` is the row as JSON; the other columns repeat of it what the plan asks for.
+-- `record` is the row as JSON; the other columns repeat of it what the plan asks for. `was_read`
+-- if its object's bytes had to tell whether it is here.
 CREATE TABLE part (
     number INTEGER PRIMARY KEY, id TEXT, key TEXT, cover TEXT, created TEXT, description TEXT,
     code TEXT, own_id INTEGER, record TEXT, fault TEXT, reason TEXT, target INTEGER,
@@ -27,7 +28,8 @@ CREATE TABLE part (
 CREATE TABLE attachment (
     number INTEGER PRIMARY KEY, id TEXT, part TEXT, kind TEXT, s3_key TEXT, url TEXT,
     filename TEXT, size INTEGER, created TEXT, own_id INTEGER, record TEXT, fault TEXT,
-    reason TEXT, target INTEGER, is_cover INTEGER NOT NULL DEFAULT 0
+    reason TEXT, target INTEGER, is_cover INTEGER NOT NULL DEFAULT 0,
+    was_read INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE TABLE part_here (
@@ -45,6 +47,8 @@ CREATE INDEX part_key ON part (key);
 CREATE INDEX attachment_id ON attachment (id);
 CREATE INDEX attachment_part ON attachment (part);
 CREATE INDEX attachment_key ON attachment (s3_key);
+CREATE INDEX attachment_target ON attachment (target);
+CREATE INDEX here_part ON attachment_here (part, filename);
 """
 
 

@@ -18,7 +18,7 @@ from attachments.maintenance.database import run_lock
 from attachments.models import Attachment
 from attachments.tests.legacy import assert_whole, blobs, on_disk, put, run, summary_of
 from cas.digest import Digest
-from cas.storage.base import BlobStore
+from cas.storage.base import BlobStore, Corrupt
 from parts.models import Part, Tag
 from parts.tests.older import (
     CREATED,
@@ -113,6 +113,77 @@ def test_then_migrated_and_imported_again(store: BlobStore, tmp_path: Path) -> N
     assert summary["parts"] == tally(already_here=3)
     assert summary["part_attachments"] == tally(already_here=5)
     assert list(Attachment.objects.order_by("pk").values()) == before
+
+
+def twins(store: BlobStore, kept_ids: bool, **changes: Any) -> list[Row]:
+    """Two files that only their bytes tell apart; the first one's object is missing."""
+    files = [older_file(number, 1, 4, filename="sheet.pdf", **changes) for number in (10, 11)]
+    put(store, files[1]["s3_key"], b"BBBB")
+    return [file if kept_ids else {**file, "id": f"x{file['id']}"} for file in files]
+
+
+@pytest.mark.parametrize("created", [None, CREATED])
+@pytest.mark.parametrize("kept_ids", [True, False])
+def test_a_file_that_never_came_in_is_not_taken_for_its_twin(
+    store: BlobStore, tmp_path: Path, kept_ids: bool, created: str | None
+) -> None:
+    """Counted, the first would be here and the second once more, and a cleanup would follow."""
+    files = twins(store, kept_ids, created_at=created)
+    parts = [older_part(1)]
+    assert import_from(tmp_path, parts, files)[1]["part_attachments"] == tally(1, failed=1)
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    put(store, files[0]["s3_key"], b"AAAA")
+    status, summary = import_from(tmp_path, parts, files)
+    assert status == 0, summary
+    assert summary["part_attachments"] == tally(imported=1, already_here=1)
+    titles = Attachment.objects.order_by("title").values_list("title", flat=True)
+    assert list(titles) == ["File 10", "File 11"]
+    assert import_from(tmp_path, parts, files)[1]["part_attachments"] == tally(already_here=2)
+
+
+@on_disk
+def test_an_id_that_was_kept_tells_even_when_the_objects_are_gone(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    files = twins(store, kept_ids=True)
+    assert import_from(tmp_path, [older_part(1)], files)[0] == 3
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    store.remove(files[1]["s3_key"])
+    report = tmp_path / "report"
+    assert import_from(tmp_path, [older_part(1)], files, "--report", str(report))[0] == 3
+    records = [json.loads(line) for line in report.read_text().splitlines()]
+    outcomes = {r["id"]: r["outcome"] for r in records if r["table"] == "part_attachments"}
+    assert outcomes == {"10": "failed", "11": "already_here"}
+
+
+@on_disk
+def test_files_whose_objects_are_cleaned_up_are_counted(store: BlobStore, tmp_path: Path) -> None:
+    files = twins(store, kept_ids=False, created_at=None)
+    put(store, files[0]["s3_key"], b"AAAA")
+    assert import_from(tmp_path, [older_part(1)], files)[0] == 0
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    for file in files:
+        store.remove(file["s3_key"])
+    status, summary = import_from(tmp_path, [older_part(1)], files)
+    assert status == 0, summary
+    assert summary["part_attachments"] == tally(already_here=2)
+
+
+@on_disk
+def test_a_file_that_may_be_here_and_cannot_be_read_is_refused(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = twins(store, kept_ids=False)
+    put(store, files[0]["s3_key"], b"AAAA")
+    assert import_from(tmp_path, [older_part(1)], files)[0] == 0
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+
+    def damaged(key: str) -> Any:
+        raise Corrupt("cannot be read", key=key)
+
+    monkeypatch.setattr(store, "digest_of", damaged)
+    status, summary = import_from(tmp_path, [older_part(1)], files)
+    assert (status, summary["failures"]) == (3, {"object_unreadable": 2})
 
 
 @on_disk
