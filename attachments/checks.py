@@ -15,7 +15,9 @@ HINT = "Run manage.py migration_status, then manage.py migrate_to_cas."
 
 
 def rows_are_unmigrated() -> bool:
-    """For the readiness page: one indexed look, no counting. Raises the database's errors."""
+    """For the readiness page: one look into an index of such rows; SQLite, which has none, reads
+    keys until it finds one. Raises the database's errors.
+    """
     return unmigrated().exists()
 
 

@@ -88,7 +88,10 @@ class Group:
 
 
 def unmigrated(ids: IdRange | None = None) -> QuerySet[Attachment]:
-    """Rows with a key that is not exactly `cas/<digest>`, malformed ones included."""
+    """Rows with a key that is not exactly `cas/<digest>`, malformed ones included.
+
+    PostgreSQL has an index of just these (migration 0005, which repeats the condition).
+    """
     rows = Attachment.objects.filter(s3_key__isnull=False).exclude(s3_key__regex=CAS_KEY)
     return (ids or IdRange()).of(rows).order_by("pk")
 
