@@ -120,7 +120,8 @@ class HashingUploadHandler(FileUploadHandler):
         self.path = attachment_store().staging_dir / f"upload-{uuid.uuid4().hex}"
         # Readable to the web server beside us, which may deliver the blob this file becomes.
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        self.staging = os.fdopen(descriptor, "w+b")
+        # Unbuffered: bytes that found no room would be tried again by whatever came next.
+        self.staging = os.fdopen(descriptor, "w+b", buffering=0)
         self.hasher = Hasher()
         self.fault: Exception | None = None
         if self.hopeless:
@@ -135,16 +136,14 @@ class HashingUploadHandler(FileUploadHandler):
             self._give_up(TooLarge(_too_large(limit)))
             return
         self.hasher.update(raw_data)
+        rest = memoryview(raw_data)
         try:
-            self.staging.write(raw_data)
+            while rest:
+                rest = rest[self.staging.write(rest) :]
         except OSError as error:
             self._give_up(StoreFull(f"the upload could not be staged: {error.strerror}"))
 
     def file_complete(self, file_size: int) -> ReceivedFile:
-        try:
-            self.staging.flush()
-        except OSError as error:
-            self._give_up(StoreFull(f"the upload could not be staged: {error.strerror}"))
         self.staging.seek(0)
         staged = Staged(self.path, self.hasher.digest, self.hasher.md5, self.hasher.size)
         return ReceivedFile(self.staging, self.file_name or "", staged, self.fault)

@@ -29,7 +29,7 @@ from attachments.tests.legacy import (
     terminate_others,
 )
 from cas.digest import Digest, is_cas_key
-from cas.storage.base import BlobStore, StoreFull
+from cas.storage.base import BlobStore
 from parts.models import Part
 from tests.s3 import S3Server
 
@@ -144,30 +144,6 @@ def test_wrong_bytes_at_the_target_are_not_relied_on(
     assert run(*MIGRATE)[0] == DONE
     assert_whole(store)
     assert len(made) == ROWS
-
-
-@on_disk
-def test_a_full_disk_stops_the_run(
-    store: BlobStore,
-    rows: Callable[[BlobStore], list[Attachment]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = rows(store)
-    real = store.ingest
-
-    def full(source: str, *arguments: Any) -> Any:
-        if source in (made[5].s3_key, made[6].s3_key):
-            raise StoreFull("no room left", key=source)
-        return real(source, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "ingest", full)
-        status, output = run(*MIGRATE)
-    summary = summary_of(output)
-    assert status == UNAVAILABLE
-    assert (summary["failed"], "no room left" in summary["reason"]) == (0, True)
-    assert run(*MIGRATE)[0] == DONE
-    assert_whole(store)
 
 
 @pytest.mark.postgres
