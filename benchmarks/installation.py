@@ -20,15 +20,31 @@ from tests.server import ROOT
 Told = dict[str, Any]
 
 
-class Measured:
-    """Runs the tasks of `benchmarks.migrating`, each in a process of its own."""
+class Control:
+    """Speaks to a running S3 stand-in about what it is to do."""
 
-    def __init__(self, data: Path, url: str, port: int | None) -> None:
-        self._port = port
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def __call__(self, path: str, **said: Any) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        with contextlib.closing(connection):
+            connection.request("POST", f"/-/{path}", json.dumps(said))
+            return json.loads(connection.getresponse().read())
+
+
+class Measured:
+    """Runs the tasks of `benchmarks.migrating`, each in a process of its own.
+
+    `control` is the stand-in's where the blobs are in S3.
+    """
+
+    def __init__(self, data: Path, url: str, control: Control | None) -> None:
+        self.control = control
         self._blobs = data / "attachments"
-        store = {"CAS_S3_BUCKET": ""} if port is None else {
+        store = {"CAS_S3_BUCKET": ""} if control is None else {
             "CAS_S3_BUCKET": "bench",
-            "CAS_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "CAS_S3_ENDPOINT_URL": f"http://127.0.0.1:{control.port}",
             "CAS_S3_REGION": "us-east-1",
             "CAS_S3_ACCESS_KEY_ID": "key",
             "CAS_S3_SECRET_ACCESS_KEY": "secret",
@@ -73,7 +89,7 @@ class Measured:
 
     def fill(self, count: int, size: int) -> None:
         """Objects and rows of the older layout, and no others."""
-        if self._port is None:
+        if self.control is None:
             shutil.rmtree(self._blobs, ignore_errors=True)
             tail = os.urandom(size - 8)
             for number in range(count):
@@ -87,20 +103,15 @@ class Measured:
 
     def again(self, count: int, size: int) -> None:
         """The same objects, with no row migrated and no blob there."""
-        if self._port is None:
+        if self.control is None:
             for name in ("cas", "limit"):
                 shutil.rmtree(self._blobs / name, ignore_errors=True)
             # What a measurement has left to be written is not the next one's to wait for.
             os.sync()
         else:
-            self.control("drop", prefix="cas/")
+            for prefix in ("cas/", "limit/"):
+                self.control("drop", prefix=prefix)
         self.do("rows", str(count), str(size), str(count))
-
-    def control(self, path: str, **said: Any) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
-        with contextlib.closing(connection):
-            connection.request("POST", f"/-/{path}", json.dumps(said))
-            return json.loads(connection.getresponse().read())
 
 
 @contextlib.contextmanager
@@ -115,16 +126,21 @@ def on_disk(directory: Path) -> Iterator[Measured]:
 def on_s3(directory: Path, *, latency: float) -> Iterator[Measured]:
     data = directory / "s3"
     data.mkdir()
+    with cluster() as database, stand_in() as control:
+        control("latency", seconds=latency)
+        yield Measured(data, database.url, control)
+
+
+@contextlib.contextmanager
+def stand_in() -> Iterator[Control]:
+    """An S3 stand-in in a process of its own, for as long as the block runs."""
     command = [sys.executable, "-m", "benchmarks.object_store"]
-    with (
-        cluster() as database,
-        subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as service,
-    ):
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as service:
         assert service.stdin
         assert service.stdout
-        made = Measured(data, database.url, int(service.stdout.readline()))
-        made.control("latency", seconds=latency)
-        yield made
-        service.stdin.close()
+        try:
+            yield Control(int(service.stdout.readline()))
+        finally:
+            service.stdin.close()
