@@ -40,8 +40,10 @@ def rows(count: str, size: str, distinct: str) -> dict[str, Any]:
 
 
 def blobs(count: str, size: str) -> dict[str, Any]:
-    """So many rows on blobs, as the stand-in names them."""
+    """So many rows on blobs, as the stand-in names them, and no others."""
     from parts.models import Part
+
+    rows("0", size, "1")
 
     part = Part.objects.first() or Part.objects.create(description="Measured")
     _insert(part.pk, "'cas/' || encode(sha256(n::text::bytea), 'hex')", count, size)
@@ -63,17 +65,21 @@ def _insert(part: int, key: str, count: str, size: str) -> None:
 
 
 def command(*arguments: str) -> dict[str, Any]:
-    """A management command; its own exit status counts as what it told."""
+    """A management command: its own exit status, the end of its output, and its summary."""
     from io import StringIO
 
     from django.core.management import call_command
 
     output = StringIO()
+    status: Any = 0
     try:
-        call_command(*arguments, stdout=output, stderr=output)
+        call_command(*arguments, "--json", stdout=output, stderr=output)
     except SystemExit as end:
-        return {"status": end.code, "output": output.getvalue()[-2000:]}
-    return {"status": 0}
+        status = end.code
+    lines = output.getvalue().splitlines()
+    records = [json.loads(line) for line in lines if line.startswith('{"summary"')]
+    summary = records[-1]["summary"] if records else {}
+    return {"status": status, "summary": summary, "output": output.getvalue()[-2000:]}
 
 
 def serial_s3() -> dict[str, Any]:
@@ -108,13 +114,13 @@ def serial_disk() -> dict[str, Any]:
     return {}
 
 
-def limit_disk() -> dict[str, Any]:
-    """What the machine can do: hash and copy each file, as many at a time as there are cores."""
+def limit_disk(share: str, shares: str, threads: str) -> dict[str, Any]:
+    """What the machine can do: hash and copy each file of a share of them."""
     from cas.storage import attachment_store
 
     store: Any = attachment_store()
     target = Path(store.location, "limit")
-    target.mkdir()
+    target.mkdir(exist_ok=True)
 
     def one(path: Path) -> None:
         digest = hashlib.sha256()
@@ -125,13 +131,14 @@ def limit_disk() -> dict[str, Any]:
             sink.flush()
             os.fsync(sink.fileno())
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, Path(store.location, "parts/1/attachments").iterdir()))
+    paths = sorted(Path(store.location, "parts/1/attachments").iterdir())
+    with ThreadPoolExecutor(int(threads)) as pool:
+        list(pool.map(one, paths[int(share) :: int(shares)]))
     return {}
 
 
-def limit_s3() -> dict[str, Any]:
-    """What the machine can do: download and hash, as many at a time as there are cores."""
+def limit_s3(share: str, shares: str, threads: str) -> dict[str, Any]:
+    """What the machine can do: download and hash each object of a share, and have it copied."""
     from attachments.models import Attachment
     from cas.storage import attachment_store
 
@@ -142,9 +149,12 @@ def limit_s3() -> dict[str, Any]:
         digest = hashlib.sha256()
         for chunk in client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(CHUNK):
             digest.update(chunk)
+        source = {"Bucket": bucket, "Key": key}
+        client.copy_object(Bucket=bucket, Key=f"limit/{digest.hexdigest()}", CopySource=source)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, Attachment.objects.values_list("s3_key", flat=True)))
+    keys = Attachment.objects.order_by("pk").values_list("s3_key", flat=True)
+    with ThreadPoolExecutor(int(threads)) as pool:
+        list(pool.map(one, keys[int(share) :: int(shares)]))
     return {}
 
 
