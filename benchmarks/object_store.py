@@ -70,10 +70,11 @@ class Objects:
     def page(self, prefix: str, after: str) -> tuple[list[str], bool]:
         """The next keys below the prefix, and whether there are more."""
         if self._added:
+            left = [key for key in self._sorted if key not in self._deleted]
             # Two runs, which Python merges in one pass.
-            self._sorted += sorted(self._added)
-            self._sorted.sort()
+            self._sorted = sorted(left + sorted(self._added))
             self._added.clear()
+            self._deleted.clear()
         found: list[str] = []
         at = max(bisect.bisect_left(self._sorted, prefix), bisect.bisect_right(self._sorted, after))
         for position in range(at, len(self._sorted)):

@@ -110,4 +110,5 @@ def test_pages_are_complete_and_in_order_whatever_was_put_and_removed() -> None:
     objects.remove(keys[0])
     for key in keys[:10]:
         objects.put(key, stored)
-    assert listed() == keys[:10] + keys[500:]
+    objects.put("k/x", stored)
+    assert listed() == [*keys[:10], *keys[500:], "k/x"]
