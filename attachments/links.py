@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from typing import NamedTuple
-from urllib.parse import urlencode
 
 from django.urls import reverse
 
 from attachments.models import Attachment
-from cas.links import blob_url, thumbnail_url
+from cas.links import blob_query, blob_url, public_url, thumbnail_url
+from cas.query import BlobQuery, ThumbnailQuery
 
 logger = logging.getLogger(__name__)
 
@@ -59,18 +59,16 @@ def content_url(attachment: Attachment, disposition: str) -> str:
             disposition=disposition,
             filename=filename,
         )
-    return _transitional_url(
-        attachment, content_type=content_type, disposition=disposition, filename=filename
-    )
+    return _transitional_url(attachment, blob_query(content_type, disposition, filename))
 
 
 def thumbnail(attachment: Attachment, size: int) -> str:
     """The URL of an image's thumbnail that fits into `size` pixels squared."""
     if attachment.digest is not None:
         return thumbnail_url(attachment.digest, size)
-    return _transitional_url(attachment, thumbnail=str(size))
+    return _transitional_url(attachment, ThumbnailQuery(size))
 
 
-def _transitional_url(attachment: Attachment, **query: str) -> str:
+def _transitional_url(attachment: Attachment, query: BlobQuery | ThumbnailQuery) -> str:
     path = reverse("attachment-content", args=[attachment.part.key, attachment.pk])
-    return f"{path}?{urlencode(query)}"
+    return public_url(path, path, query)

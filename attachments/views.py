@@ -21,7 +21,8 @@ from attachments.links import content_url, thumbnail
 from attachments.models import Attachment
 from attachments.serializers import AttachmentSerializer, UploadInput
 from attachments.uploads import ReceivedFile, UploadRefused, stage
-from cas.errors import error_response
+from cas.errors import error_response, not_signed
+from cas.links import permits
 from cas.views import (
     BadQuery,
     BlobQuery,
@@ -101,6 +102,8 @@ def content(request: HttpRequest, key: str, pk: int) -> HttpResponseBase:
         query = parse_query(request.GET)
     except BadQuery as error:
         return error_response(request, 400, "bad_request", f"{error}.")
+    if not permits(request.path, query, request.META.get("QUERY_STRING", "")):
+        return not_signed(request)
     row = _file_row_or_404(key, pk)
     if row.digest is not None:
         return _moved(row, query)

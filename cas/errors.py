@@ -22,7 +22,12 @@ def error_response(
     response["X-Content-Type-Options"] = "nosniff"
     for name, value in (headers or {}).items():
         response[name] = value
+    response["Content-Length"] = str(len(response.content))
     if request.method == "HEAD":
-        response["Content-Length"] = str(len(response.content))
         response.content = b""
     return response
+
+
+def not_signed(request: HttpRequest) -> HttpResponse:
+    """The answer to a URL that `links.permits` does not let through."""
+    return error_response(request, 403, "bad_signature", "This URL is not signed by this service.")

@@ -6,7 +6,6 @@ blob does and caches can keep what it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -23,15 +22,10 @@ from cas.query import BlobQuery, ThumbnailQuery, media_type
 THUMBNAIL_SIZE: Final = 150
 """Pixels of the thumbnails that lists of parts and attachments show."""
 
-_SIGNATURE: Final = "signature"
-
 
 def blob_url(digest: Digest, *, content_type: str, disposition: str, filename: str) -> str:
-    """The URL of a blob's bytes. `disposition` is `inline` or `attachment`.
-
-    A content type that is none (from an older row) becomes application/octet-stream.
-    """
-    return _url(digest, BlobQuery(media_type(content_type) or OPAQUE_TYPE, disposition, filename))
+    """The URL of a blob's bytes. `disposition` is `inline` or `attachment`."""
+    return _url(digest, blob_query(content_type, disposition, filename))
 
 
 def thumbnail_url(digest: Digest, size: int = THUMBNAIL_SIZE) -> str:
@@ -39,40 +33,45 @@ def thumbnail_url(digest: Digest, size: int = THUMBNAIL_SIZE) -> str:
     return _url(digest, ThumbnailQuery(size))
 
 
-def permits(digest: Digest, query: BlobQuery | ThumbnailQuery, given: Mapping[str, str]) -> bool:
-    """Whether URLs need no signature, or `given` (the raw parameters) carries a right one.
+def blob_query(content_type: str, disposition: str, filename: str) -> BlobQuery:
+    """What a row says of its file, as a query.
 
-    With signed URLs nothing may be added either: a shared cache would hold a copy of the blob
-    for every made-up parameter.
+    A content type that is none (from an older row) becomes application/octet-stream.
     """
-    if not serving().signed_urls:
-        return True
-    if given.keys() - query.parameters.keys() - {_SIGNATURE}:
-        return False
-    return _verify(_subject(digest, query), given.get(_SIGNATURE, ""))
+    return BlobQuery(media_type(content_type) or OPAQUE_TYPE, disposition, filename)
+
+
+def public_url(path: str, name: str, query: BlobQuery | ThumbnailQuery) -> str:
+    """The URL of what is at `path`, as clients are told it; a signature covers `name`."""
+    current = serving()
+    signer = _signers(current.url_signing_keys)[0] if current.signed_urls else None
+    return f"{current.public_base_url}{path}?{_spelled(name, query, signer)}"
+
+
+def permits(name: str, query: BlobQuery | ThumbnailQuery, given: str) -> bool:
+    """Whether URLs need no signature, or `given` (the raw query) is as we spell and sign it.
+
+    `query` is what it was read as. Another spelling is refused even if it means the same, and so
+    is anything added: a shared cache would hold a copy of the blob for each. Any listed key will
+    do, which is how keys are rotated.
+    """
+    current = serving()
+    return not current.signed_urls or any(
+        constant_time_compare(given, _spelled(name, query, signer))
+        for signer in _signers(current.url_signing_keys)
+    )
 
 
 def _url(digest: Digest, query: BlobQuery | ThumbnailQuery) -> str:
-    current = serving()
+    return public_url(reverse("cas-blob", args=[digest.hex]), digest.hex, query)
+
+
+def _spelled(name: str, query: BlobQuery | ThumbnailQuery, signer: Signer | None) -> str:
     parameters = query.parameters
-    if current.signed_urls:
-        signature = _signers(current.url_signing_keys)[0].signature(_subject(digest, query))
-        parameters[_SIGNATURE] = signature
-    path = reverse("cas-blob", args=[digest.hex])
-    encoded = urlencode(parameters, quote_via=quote, errors="replace")
-    return f"{current.public_base_url}{path}?{encoded}"
-
-
-def _subject(digest: Digest, query: BlobQuery | ThumbnailQuery) -> str:
-    return f"{digest.hex}?{urlencode(query.parameters, errors='replace')}"
-
-
-def _verify(subject: str, signature: str) -> bool:
-    """Whether any listed key made the signature, which is how keys are rotated."""
-    return any(
-        constant_time_compare(signature, signer.signature(subject))
-        for signer in _signers(serving().url_signing_keys)
-    )
+    if signer:
+        subject = f"{name}?{urlencode(parameters, errors='replace')}"
+        parameters["signature"] = signer.signature(subject)
+    return urlencode(parameters, quote_via=quote, errors="replace")
 
 
 @lru_cache(maxsize=4)

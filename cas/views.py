@@ -16,7 +16,7 @@ from cas import links, metrics
 from cas.answers import Answer, Target, content, guarded, thumbnail
 from cas.conf import serving
 from cas.digest import Digest, MalformedDigest
-from cas.errors import error_response
+from cas.errors import error_response, not_signed
 from cas.query import BadQuery, BlobQuery, ThumbnailQuery, parse_query
 
 __all__ = [
@@ -100,10 +100,8 @@ def _blob(request: HttpRequest, name: str) -> Answer:
         query = parse_query(request.GET)
     except (MalformedDigest, BadQuery) as error:
         return Answer(error_response(request, 400, "bad_request", f"{error}."))
-    if not links.permits(digest, query, request.GET):
-        return Answer(
-            error_response(request, 403, "bad_signature", "This URL is not signed by this service.")
-        )
+    if not links.permits(digest.hex, query, request.META.get("QUERY_STRING", "")):
+        return Answer(not_signed(request))
     target = Target(digest.key, f'"{digest}"', IMMUTABLE)
     if isinstance(query, ThumbnailQuery):
         return guarded(request, digest.key, lambda: thumbnail(request, target, digest.hex, query))
@@ -123,9 +121,9 @@ def _allow_origins(request: HttpRequest, response: HttpResponseBase) -> None:
             return
     response["Access-Control-Allow-Origin"] = origin
     response["Access-Control-Expose-Headers"] = (
-        "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag"
+        "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After"
     )
     if request.method == "OPTIONS":
         response["Access-Control-Allow-Methods"] = _METHODS
-        response["Access-Control-Allow-Headers"] = "If-None-Match, If-Range, Range"
+        response["Access-Control-Allow-Headers"] = "If-Match, If-None-Match, If-Range, Range"
         response["Access-Control-Max-Age"] = "86400"

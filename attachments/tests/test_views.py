@@ -330,6 +330,21 @@ class TestTransitional:
         monkeypatch.setattr("attachments.views.deliver_blob", moved_meanwhile)
         assert client.get(shown["view_url"]).status_code == 302
 
+    @pytest.mark.parametrize("field", ["view_url", "download_url", "thumbnail_url"])
+    def test_urls_have_the_public_host_and_a_signature(self, client, url, row, settings, field):
+        settings.CAS_PUBLIC_BASE_URL = "https://cdn.example"
+        settings.CAS_SIGNED_URLS, settings.CAS_URL_SIGNING_KEYS = True, ["k" * 40]
+        host, _, target = client.get(f"{url}/{row.pk}").json()[field].partition("/api/")
+        assert host == "https://cdn.example"
+        for wrong in (target.partition("&signature=")[0], f"{target}&x=1"):
+            assert client.get(f"/api/{wrong}").status_code == 403
+        assert body(client.get(f"/api/{target}"))
+
+    def test_a_content_type_that_is_none_makes_no_bad_link(self, client, url, row):
+        type(row).objects.filter(pk=row.pk).update(content_type="nonsense")
+        response = client.get(client.get(f"{url}/{row.pk}").json()["download_url"])
+        assert body(response) == picture()
+
     def test_a_missing_object_is_404(self, store, client, url, row):
         store.remove(row.s3_key)
         response = client.get(f"{url}/{row.pk}/content?content_type=image/png")

@@ -86,6 +86,38 @@ def test_anything_else_is_forbidden(
     assert client.get(f"{other}?{query}").status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("image%2Fpng", "image/png"),
+        ("image%2Fpng", "IMAGE%2Fpng"),
+        ("image%2Fpng", "image%2fpng"),
+        ("%20", "+"),
+        ("&filename", "&&filename"),
+        ("inline", "%69nline"),
+        ("&signature", "&%73ignature"),
+        ("&disposition=inline", ""),
+        ("filename", "empty=&filename"),
+    ],
+)
+def test_another_spelling_of_the_same_is_forbidden(
+    signed: Any, disk_store: BlobStore, client: ReadingClient, ours: str, theirs: str
+) -> None:
+    """A cache would keep a copy for each."""
+    url = view_url(put(disk_store, b"data"))
+    assert client.get(url).status_code == 200
+    assert ours in url
+    assert client.get(url.replace(ours, theirs, 1)).status_code == 403
+
+
+def test_another_order_is_forbidden(
+    signed: Any, disk_store: BlobStore, client: ReadingClient
+) -> None:
+    path, _, query = view_url(put(disk_store, b"data")).partition("?")
+    backwards = "&".join(reversed(query.split("&")))
+    assert client.get(f"{path}?{backwards}").status_code == 403
+
+
 def test_a_304_needs_the_signature_too(signed: Any, client: ReadingClient) -> None:
     headers = {"If-None-Match": f'"{DIGEST}"'}
     assert client.get(view_url(), headers=headers).status_code == 304

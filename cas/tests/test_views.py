@@ -172,6 +172,8 @@ def test_a_malformed_digest(client: ReadingClient, disk_store: BlobStore, name: 
 def test_an_unknown_blob(client: ReadingClient, store: BlobStore, query: str, method: str) -> None:
     response = getattr(client, method)(url(Digest.of(b"missing"), query))
     assert response.status_code == 404
+    length = len(client.get(url(Digest.of(b"missing"), query)).body)
+    assert response.headers["Content-Length"] == str(length)
     assert response.headers["Cache-Control"] == "no-store"
 
 
@@ -226,7 +228,9 @@ def test_cors(client: ReadingClient, digest: Digest, settings: Any) -> None:
     assert foreign.headers["Vary"] == "Origin"
     preflight = client.options(url(digest), headers={"Origin": "https://shop.example"})
     assert preflight.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS"
-    assert "Range" in preflight.headers["Access-Control-Allow-Headers"]
+    asked = preflight.headers["Access-Control-Allow-Headers"]
+    assert asked == "If-Match, If-None-Match, If-Range, Range"
+    assert "Retry-After" in preflight.headers["Access-Control-Expose-Headers"]
     for headers, status in (
         ({"Range": "bytes=0-1"}, 206),
         ({"Range": "bytes=99999-"}, 416),
