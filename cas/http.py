@@ -30,10 +30,11 @@ _PASSIVE: Final = re.compile(
 """Types that may keep their name when downloaded: no browser runs them, wherever embedded."""
 
 _LONE_RANGE: Final = re.compile(r"([0-9]*)-([0-9]*)")
+_PLAIN_RANGE: Final = re.compile(r"bytes=([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})")
 _PARSEABLE_DIGITS: Final = 4000
 
 _NOT_IN_A_NAME: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f/\\\\\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f/\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 """Control characters, path separators, what reorders a displayed name, and lone surrogates."""
 
@@ -98,6 +99,11 @@ def requested_range(header: str, if_range: str, etag: str) -> RangeRequest | Non
     ):
         return None
     return RangeRequest(first, last)
+
+
+def is_plain_range(header: str) -> bool:
+    """Whether the Range field is spelled so that every server reads it alike."""
+    return _PLAIN_RANGE.fullmatch(header) is not None
 
 
 def _position(digits: str) -> int | None:

@@ -32,7 +32,33 @@ def nginx(
     """
     port = free_port()
     state.mkdir(parents=True)
-    configuration = state / "nginx.conf"
+    file = configuration(
+        upstream, state, blobs, port=port, s3_origin=s3_origin, content_cache=content_cache
+    )
+    log = state / "error.log"
+    command = ["nginx", "-c", str(file), "-p", str(state), "-e", str(log)]
+    with subprocess.Popen([*command, "-g", "daemon off;"], stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + STARTING_SECONDS
+            while not _answers(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"nginx did not start:\n{log.read_text()}")
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def configuration(
+    upstream: int,
+    state: Path,
+    blobs: Path,
+    *,
+    port: int = 8080,
+    s3_origin: str = NO_STORE,
+    content_cache: str = "blobs",
+) -> Path:
+    """The shipped configuration, filled in as its first lines say, written to a file in `state`."""
     template = Template((ROOT / "deploy" / "nginx.conf").read_text())
     text = template.safe_substitute(
         NGINX_LISTEN=f"127.0.0.1:{port}",
@@ -45,19 +71,9 @@ def nginx(
     if os.geteuid() == 0:
         # nginx started by root would give up the rights to read the test's files.
         text = f"user {pwd.getpwuid(0).pw_name};\n{text}"
-    configuration.write_text(text)
-    log = state / "error.log"
-    command = ["nginx", "-c", str(configuration), "-p", str(state), "-e", str(log)]
-    with subprocess.Popen([*command, "-g", "daemon off;"], stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + STARTING_SECONDS
-            while not _answers(port):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"nginx did not start:\n{log.read_text()}")
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    file = state / "nginx.conf"
+    file.write_text(text)
+    return file
 
 
 def _answers(port: int) -> bool:

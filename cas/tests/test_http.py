@@ -61,6 +61,22 @@ def test_ignored_ranges(header: str) -> None:
     assert resolve(header) is None
 
 
+@pytest.mark.parametrize("header", ["bytes=0-0", "bytes=7-", "bytes=-3", "bytes=00-99"])
+def test_plain_ranges(header: str) -> None:
+    assert http.is_plain_range(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=-", "Bytes=0-1", "bytes= 0-1", "bytes=0-1,", "bytes=0-1,2-3", "bytes=0-1\n",
+        "bytes=\u0661-", "bytes=" + "9" * 19 + "-",
+    ],
+)  # fmt: skip
+def test_ranges_that_some_server_reads_otherwise(header: str) -> None:
+    assert not http.is_plain_range(header)
+
+
 @pytest.mark.parametrize(
     ("header", "size"),
     [("bytes=10-", 10), ("bytes=10-10", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-0", 0)],
@@ -113,6 +129,7 @@ def test_entity_tags() -> None:
         "../../etc/passwd",
         "\x00\x1f\x7f\x85",
         "\u202egnp.exe",
+        "\u200egnp\u200f.\u061cexe",
         "\ud800.png",
     ],
 )
@@ -121,7 +138,7 @@ def test_any_name_makes_one_header_line_that_says_it(name: str) -> None:
     assert header.isascii()
     assert header.isprintable()
     assert header.startswith("attachment; filename=")
-    forbidden = "\r\n\x00\x1f\x7f\x85/\\\u202e\ud800"
+    forbidden = "\r\n\x00\x1f\x7f\x85/\\\u061c\u200e\u200f\u202e\ud800"
     assert said_name(header) == "".join("_" if c in forbidden else c for c in name)
 
 

@@ -1,0 +1,121 @@
+"""What the shipped nginx configuration answers when something behind it fails."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas.digest import Digest
+from cas.storage.disk import DiskBlobStorage
+from cas.storage.s3 import S3BlobStorage
+from tests.nginx import configuration, nginx
+from tests.s3 import S3Server
+from tests.server import Server
+from tests.test_nginx import IMMUTABLE, Answer, ask, put, target
+
+DATA = os.urandom(1024 * 1024)
+DIGEST = Digest.of(DATA)
+
+
+def check(answer: Answer, status: int) -> None:
+    """An error in the API's shape that nobody keeps or takes for the blob."""
+    assert answer.status == status
+    assert answer["cache-control"] == "no-store"
+    assert answer["content-type"] == "application/json"
+    assert answer["x-content-type-options"] == "nosniff"
+    assert answer.body.startswith(b'{"error": {"code": ')
+    assert answer.all("etag") == []
+    assert len(answer.all("retry-after")) == (status == 503)
+
+
+@pytest.fixture(scope="module")
+def accel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    data = tmp_path_factory.mktemp("accel")
+    put(DiskBlobStorage(location=data / "attachments"), DATA)
+    with Server(data, INVENTORY_WORKERS="1", CAS_DELIVERY="accel") as server:
+        yield server
+
+
+def test_a_wrong_folder(accel: Server, tmp_path: Path) -> None:
+    with nginx(accel.port, tmp_path / "nginx", tmp_path, content_cache="off") as front:
+        check(ask(front, target(DIGEST)), 404)
+        check(ask(front, target(DIGEST), Range="bytes=0-1"), 404)
+        (tmp_path / "cas").mkdir()
+        (tmp_path / DIGEST.key).symlink_to(DIGEST.hex)  # a loop
+        check(ask(front, target(DIGEST)), 503)
+
+
+def test_a_file_shorter_than_its_range(accel: Server, tmp_path: Path) -> None:
+    put(DiskBlobStorage(location=tmp_path / "blobs"), DATA)
+    os.truncate(tmp_path / "blobs" / DIGEST.key, 10)
+    with nginx(accel.port, tmp_path / "nginx", tmp_path / "blobs", content_cache="off") as front:
+        answer = ask(front, target(DIGEST), Range="bytes=100-")
+    assert answer.status == 503
+    assert "no-store" in answer.all("cache-control")
+
+
+def test_a_service_that_is_down(tmp_path: Path) -> None:
+    with (
+        Server(tmp_path, INVENTORY_WORKERS="1") as server,
+        nginx(server.port, tmp_path / "nginx", tmp_path) as front,
+    ):
+        kept = put(DiskBlobStorage(location=tmp_path / "attachments"), b"kept")
+        assert ask(front, target(kept)).status == 200
+        server.stop()
+        check(ask(front, target(DIGEST)), 503)
+        check(ask(front, target(kept), Range="bytes=0-1,3-3"), 503)
+        assert ask(front, target(kept)).body == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "answered"),
+    [(500, "InternalError", 503), (403, "AccessDenied", 503), (404, "NoSuchKey", 404)],
+)
+def test_a_store_that_fails_nginx(
+    s3_server: S3Server, s3_bucket: str, tmp_path: Path, status: int, code: str, answered: int
+) -> None:
+    put(S3BlobStorage(**s3_server.storage_options(s3_bucket)), DATA)
+    environment = {"CAS_DELIVERY": "accel", **s3_server.environment(s3_bucket)}
+    with (
+        Server(tmp_path, INVENTORY_WORKERS="1", **environment) as server,
+        nginx(
+            server.port,
+            tmp_path / "nginx",
+            tmp_path,
+            s3_origin=s3_server.endpoint,
+            content_cache="off",
+        ) as front,
+    ):
+        assert ask(front, target(DIGEST))["cache-control"] == IMMUTABLE
+        s3_server.fault("GetObject", "error", status=status, code=code)
+        check(ask(front, target(DIGEST)), answered)
+
+
+def test_a_body_that_breaks_off_is_not_kept(
+    s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    put(S3BlobStorage(**s3_server.storage_options(s3_bucket)), DATA)
+    with (
+        Server(tmp_path, INVENTORY_WORKERS="1", **s3_server.environment(s3_bucket)) as server,
+        nginx(server.port, tmp_path / "nginx", tmp_path) as front,
+    ):
+        s3_server.fault("GetObject", "close_mid_body", bytes=600_000)
+        with pytest.raises(http.client.IncompleteRead):
+            ask(front, target(DIGEST))
+        answers = [ask(front, target(DIGEST)) for _ in range(2)]
+        assert [answer["x-cache"] for answer in answers] == ["MISS", "HIT"]
+        assert [answer.body for answer in answers] == [DATA, DATA]
+
+
+def test_a_store_behind_tls(tmp_path: Path) -> None:
+    """nginx takes the configuration: it would refuse to verify without certificates to trust."""
+    (tmp_path / "nginx").mkdir()
+    file = configuration(8000, tmp_path / "nginx", tmp_path, s3_origin="https://localhost")
+    command = ["nginx", "-t", "-c", str(file), "-e", str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
