@@ -55,7 +55,10 @@ def _from_disk(
         front = enter(nginx(ours.port, directory / "front", data / "attachments"))
         sender = enter(
             nginx(
-                accel.port, directory / "sender", accelerated / "attachments", content_cache="off"
+                accel.port,
+                directory / "sender",
+                accelerated / "attachments",
+                content_cache="$cas_thumbnails",
             )
         )
         plain = enter(static_nginx(files, directory / "plain"))

@@ -28,7 +28,8 @@ def nginx(
 ) -> Iterator[str]:
     """Before the service on port `upstream`; yields a URL without a slash at its end.
 
-    `state` is created, `blobs` is where blobs are files, `content_cache` is `blobs` or `off`.
+    `state` is created, `blobs` is where blobs are files, `content_cache` is `blobs`
+    or `$cas_thumbnails`.
     """
     port = free_port()
     state.mkdir(parents=True)

@@ -173,7 +173,7 @@ def accel(blobs: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def accel_disk(accel: Server, blobs: Path) -> Iterator[str]:
     folder = blobs / "attachments"
-    with nginx(accel.port, blobs / "accel", folder, content_cache="off") as front:
+    with nginx(accel.port, blobs / "accel", folder, content_cache="$cas_thumbnails") as front:
         yield front
 
 
@@ -183,7 +183,11 @@ def accel_s3(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> I
     with (
         serve(data, CAS_DELIVERY="accel", **in_bucket(s3_server)) as server,
         nginx(
-            server.port, data / "nginx", data, s3_origin=s3_server.endpoint, content_cache="off"
+            server.port,
+            data / "nginx",
+            data,
+            s3_origin=s3_server.endpoint,
+            content_cache="$cas_thumbnails",
         ) as front,
     ):
         yield front

@@ -42,7 +42,7 @@ def accel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_wrong_folder(accel: Server, tmp_path: Path) -> None:
-    with nginx(accel.port, tmp_path / "nginx", tmp_path, content_cache="off") as front:
+    with nginx(accel.port, tmp_path / "nginx", tmp_path, content_cache="$cas_thumbnails") as front:
         check(ask(front, target(DIGEST)), 404)
         check(ask(front, target(DIGEST), Range="bytes=0-1"), 404)
         (tmp_path / "cas").mkdir()
@@ -53,7 +53,9 @@ def test_a_wrong_folder(accel: Server, tmp_path: Path) -> None:
 def test_a_file_shorter_than_its_range(accel: Server, tmp_path: Path) -> None:
     put(DiskBlobStorage(location=tmp_path / "blobs"), DATA)
     os.truncate(tmp_path / "blobs" / DIGEST.key, 10)
-    with nginx(accel.port, tmp_path / "nginx", tmp_path / "blobs", content_cache="off") as front:
+    with nginx(
+        accel.port, tmp_path / "nginx", tmp_path / "blobs", content_cache="$cas_thumbnails"
+    ) as front:
         answer = ask(front, target(DIGEST), Range="bytes=100-")
     assert answer.status == 503
     assert "no-store" in answer.all("cache-control")
@@ -88,7 +90,7 @@ def test_a_store_that_fails_nginx(
             tmp_path / "nginx",
             tmp_path,
             s3_origin=s3_server.endpoint,
-            content_cache="off",
+            content_cache="$cas_thumbnails",
         ) as front,
     ):
         assert ask(front, target(DIGEST))["cache-control"] == IMMUTABLE
