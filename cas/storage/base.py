@@ -185,6 +185,13 @@ class BlobStore(Protocol):
     def put_legacy(self, key: str, source: Path) -> None:
         """Write a file under the older layout (sample data and tests only). Never below `cas/`."""
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object of any size within the store. Never below `cas/`: that is `ingest`.
+
+        What is at `target` is replaced. Raises Absent, Changed, StoreFull. What arrived is not
+        compared with what was there.
+        """
+
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Delete what crashed writers left behind: temporary files, unfinished multipart uploads.
 

@@ -163,6 +163,9 @@ class DiskBlobStorage(FileSystemStorage):
             finally:
                 temporary.unlink(missing_ok=True)
 
+    def copy(self, source: str, target: str) -> None:
+        self.put_legacy(target, self._path(source))
+
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         return remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
 

@@ -320,7 +320,26 @@ class TestRemove:
         assert list(store.remove_many([])) == []
 
 
+class TestCopy:
+    def test_replaces_what_is_there(self, store: BlobStore, tmp_path: Path) -> None:
+        put(store, "cas-not/a", DATA, tmp_path)
+        put(store, "aside/b", b"before", tmp_path)
+        store.copy("cas-not/a", "aside/b")
+        assert bytes_at(store, "aside/b") == bytes_at(store, "cas-not/a") == DATA
+
+    def test_an_absent_source(self, store: BlobStore) -> None:
+        with pytest.raises(Absent):
+            store.copy("legacy/a", "aside/b")
+        assert keys(store) == []
+
+
 class TestWritingBelowCas:
+    def test_is_refused_to_a_copy(self, store: BlobStore, tmp_path: Path) -> None:
+        put(store, "legacy/a", DATA, tmp_path)
+        with pytest.raises(StoreError):
+            store.copy("legacy/a", Digest.of(DATA).key)
+        assert keys(store, "cas/") == []
+
     def test_is_refused_to_the_older_layout(self, store: BlobStore, tmp_path: Path) -> None:
         with pytest.raises(StoreError):
             put(store, Digest.of(DATA).key, DATA, tmp_path)

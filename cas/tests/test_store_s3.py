@@ -239,6 +239,9 @@ class TestMultipart:
         assert tried.ingest("legacy/a").outcome is Outcome.STORED
         assert s3_server.counts()["UploadPartCopy"] == 3
         assert bytes_at(tried, Digest.of(LARGE).key) == LARGE
+        tried.copy("legacy/a", "aside/a")
+        assert s3_server.counts()["UploadPartCopy"] == 6
+        assert bytes_at(tried, "aside/a") == LARGE
 
     def test_a_source_overwritten_between_two_parts(
         self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path

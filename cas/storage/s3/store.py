@@ -38,7 +38,7 @@ from cas.storage.base import (
 from cas.storage.disk_files import remove_old_files
 from cas.storage.guards import NO_GUARDS, PROBE_PREFIX, Guards, known, probe_or_assume_none
 from cas.storage.places import staging_dir
-from cas.storage.s3 import listing, writing
+from cas.storage.s3 import listing, transfer, writing
 from cas.storage.s3.bucket import Bucket, Sizes, read_whole
 from cas.storage.s3.errors import translated
 from cas.storage.s3.trials import FALLBACKS, Trials
@@ -178,6 +178,13 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
             raise StoreError("only bytes of known digest are written below cas/", key=key)
         with source.open("rb") as body, translated(key):
             self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, **self._extra())
+
+    def copy(self, source: str, target: str) -> None:
+        if target.startswith(CAS_PREFIX):
+            raise StoreError("only bytes of known digest are written below cas/", key=target)
+        bucket = self._bucket_as_known()
+        with translated(source):
+            transfer.copy(bucket, bucket.head(source), target)
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
