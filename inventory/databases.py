@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
+from psycopg import IsolationLevel
 
 from inventory.environment import Environment
 
@@ -69,5 +70,11 @@ def _postgresql(parsed: dict[str, Any]) -> dict[str, Any]:
         **parsed,
         "CONN_MAX_AGE": CONNECTION_SECONDS,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"connect_timeout": CONNECT_TIMEOUT, **parsed.get("OPTIONS", {})},
+        "OPTIONS": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            **parsed.get("OPTIONS", {}),
+            # Whoever waited for a lock must see what was committed meanwhile, whatever the
+            # server's default is.
+            "isolation_level": IsolationLevel.READ_COMMITTED,
+        },
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from psycopg import IsolationLevel
 
 from cas.conf import ServingSettings
 from inventory.environment import PREFIXES
@@ -139,7 +140,11 @@ def test_production_is_accepted_when_it_is_safe(tmp_path: Path) -> None:
     database = found["DATABASES"]["default"]
     assert (database["PASSWORD"], database["PORT"]) == ("p@ss", 5433)
     assert database["CONN_HEALTH_CHECKS"]
-    assert database["OPTIONS"] == {"connect_timeout": 5, "sslmode": "require"}
+    assert database["OPTIONS"] == {
+        "connect_timeout": 5,
+        "sslmode": "require",
+        "isolation_level": IsolationLevel.READ_COMMITTED,
+    }
 
 
 def test_a_bucket_makes_it_s3(tmp_path: Path) -> None:
