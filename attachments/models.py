@@ -146,3 +146,19 @@ class Verification(models.Model):
 
     def __str__(self) -> str:
         return self.digest
+
+
+class CondemnedBlob(models.Model):
+    """A blob that is being deleted, or was when the run that did it ended; see `locks`.
+
+    `since` is by the database's clock. A row here is no reference.
+    """
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    since = models.DateTimeField()
+
+    class Meta:
+        db_table = "condemned_blobs"
+
+    def __str__(self) -> str:
+        return self.digest

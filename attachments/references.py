@@ -1,29 +1,27 @@
-"""The only module that points a row at a blob, and the lock that makes doing so safe.
+"""The only module that points a row at a blob, and that says whether one does.
 
 A garbage collector that looks for references and then deletes can lose to an upload that, in
 between, found the blob already there and relied on it. So whoever adds a reference holds the
-digest's lock, shared, from before it looks at the object until its row is committed; the
-collector takes the same lock exclusively, looks for references once it has it, and deletes while
-it holds it. On PostgreSQL these are advisory locks: they fall with the transaction that took
-them, or, where a migration holds one for longer, with its connection. On SQLite the lock is the
-database's one write lock, which every transaction takes when it begins (`transaction_mode:
-IMMEDIATE`).
+digest's lock (`attachments.locks`), shared, from before it looks at the object until its row is
+committed; the collector takes the same lock exclusively, looks for references once it has it,
+and deletes while it holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from prometheus_client import Counter
 
+from attachments.locks import Exclusion, Hold, excluding, hold_shared
 from attachments.models import Attachment
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
@@ -70,7 +68,7 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
             content_type=upload.content_type,
             file_size=upload.staged.size,
         )
-        _hold(digest)
+        hold_shared([digest])
         outcome = attachment_store().create(upload.staged)
     if outcome is Outcome.PRESENT:
         DEDUPLICATED_UPLOADS.inc()
@@ -98,7 +96,7 @@ def copy(source_id: int, target: Part) -> Attachment:
             raise SourceGone
         if source.digest is not None:
             # While the source row is there the blob is; with the lock it stays until we commit.
-            _hold(source.digest)
+            hold_shared([source.digest])
             if not Attachment.objects.filter(pk=source_id, s3_key=source.s3_key).exists():
                 raise SourceGone
         return Attachment.objects.create(
@@ -111,39 +109,6 @@ def copy(source_id: int, target: Part) -> Attachment:
             content_type=source.content_type,
             file_size=source.file_size,
         )
-
-
-class Hold:
-    """A digest's lock, shared, held by this thread's connection rather than by a transaction.
-
-    Taken before its blob is looked at or stored, it keeps a collector away until rows point at
-    the blob, with no transaction open meanwhile. It is lost with the connection, and SQLite has
-    none: `stands_for` tells.
-    """
-
-    def __init__(self) -> None:
-        self._digest: Digest | None = None
-        self._session: object = None
-
-    def take(self, digest: Digest) -> None:
-        """Hold this digest, and no other any more; waits for a collector."""
-        self.release()
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_lock_shared(%s)", [_lock_number(digest)])
-            self._digest, self._session = digest, connection.connection
-
-    def stands_for(self, digest: Digest) -> bool:
-        """Whether the digest has been held, without a break, since it was taken."""
-        return digest == self._digest and self._session is connection.connection
-
-    def release(self) -> None:
-        digest, self._digest = self._digest, None
-        if digest is None or self._session is not connection.connection:
-            return
-        # A connection that is gone has let go already.
-        with suppress(OperationalError, InterfaceError), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_unlock_shared(%s)", [_lock_number(digest)])
 
 
 def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
@@ -161,7 +126,7 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
-        _hold(digest)
+        hold_shared([digest])
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
@@ -182,8 +147,7 @@ def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
     """
     with transaction.atomic():
         digests = sorted({row.digest for row in rows if row.digest is not None})
-        for digest in digests:
-            _hold(digest)
+        hold_shared(digests)
         # As in repoint: only under the lock does what the store says hold until the commit.
         with ThreadPoolExecutor(ADOPTION_LOOKS) as looks:
             sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
@@ -213,26 +177,13 @@ def _misfit(row: Attachment, found: int | Absent) -> StoreError | None:
 
 
 @contextmanager
-def excluding(digests: Sequence[Digest]) -> Iterator[set[Digest]]:
-    """Of these digests, those that nobody is adding a reference to, nor can while the block runs.
-
-    A digest that is in use at this moment is left out, not waited for. The block runs in a
-    transaction of its own; the locks fall at its end.
-    """
-    with transaction.atomic(durable=True):
-        yield _try_exclusive(digests)
-
-
-@contextmanager
-def collecting(digests: Sequence[Digest]) -> Iterator[set[Digest]]:
-    """Of these digests, those that no row references and none can come to while the block runs.
-
-    Keep batches to a few hundred: each digest takes a slot of PostgreSQL's shared lock table.
-    """
-    with excluding(digests) as held:
+def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclusion]:
+    """Of these digests, those that no row references and none can come to while the block runs."""
+    with excluding(store, digests) as exclusion:
         # This look must come after the lock: an upload that committed before we got it is seen
         # here, one that comes later waits for us and then finds the blob gone and stores it.
-        yield held - referenced(held)
+        exclusion.removable -= referenced(exclusion.removable)
+        yield exclusion
 
 
 def referenced(digests: set[Digest]) -> set[Digest]:
@@ -244,33 +195,3 @@ def referenced(digests: set[Digest]) -> set[Digest]:
         named = rows.filter(**{f"{column}__in": list(keys)}).values_list(column, flat=True)
         found.update(keys[key] for key in named.distinct())
     return found
-
-
-def _lock_number(digest: Digest) -> int:
-    """The digest's advisory lock, in the single-bigint space.
-
-    Two digests that share these 64 bits merely wait for each other.
-    """
-    return int.from_bytes(digest.raw[:8], "big", signed=True)
-
-
-def _hold(digest: Digest) -> None:
-    """Hold the digest's lock, shared, until the transaction ends; waits for a collector."""
-    if not connection.in_atomic_block:
-        raise transaction.TransactionManagementError("a digest is held inside a transaction")
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [_lock_number(digest)])
-
-
-def _try_exclusive(digests: Sequence[Digest]) -> set[Digest]:
-    if connection.vendor != "postgresql":
-        return set(digests)
-    numbers = {_lock_number(digest) for digest in digests}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT n FROM unnest(%s::bigint[]) AS n WHERE pg_try_advisory_xact_lock(n)",
-            [sorted(numbers)],
-        )
-        obtained = {row[0] for row in cursor.fetchall()}
-    return {digest for digest in digests if _lock_number(digest) in obtained}

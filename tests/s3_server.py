@@ -237,7 +237,9 @@ class Front:
             return refuse(Refusal(options.get("status", 500), code, "as planned"))
         if fault.action == "error_in_200":
             return refuse(Refusal(200, options.get("code", "InternalError"), "as planned"))
-        if fault.action == "alter_request":
+        if fault.action == "wait_then_act":
+            time.sleep(options["seconds"])
+        elif fault.action == "alter_request":
             request.body = flip(request.body)
         elif fault.action == "overwrite_first":
             with self.state.lock:

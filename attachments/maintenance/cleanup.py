@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -20,6 +20,7 @@ from prometheus_client import Counter as Metric
 
 from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
+from attachments.maintenance.deleting import Outcome, delete_patiently
 from attachments.maintenance.progress import Progress
 from attachments.maintenance.report import Report
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
@@ -157,15 +158,17 @@ def _delete(
     plan = _deletable(store, options, summary, report)
     if options.max_delete is not None:
         plan = islice(plan, options.max_delete)
-    while not stop.requested and (batch := list(islice(plan, BATCH))):
+
+    def delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
         _check_unreferenced(batch, stop)
         if options.dry_run:
-            outcomes: Iterator[tuple[str, StoreError | None]] = ((stat.key, None) for stat in batch)
-        else:
-            patiently(partial(require_lock, LEGACY_LAYOUT), stop)
-            outcomes = store.remove_many([stat.key for stat in batch])
+            return ((stat.key, None) for stat in batch)
+        patiently(partial(require_lock, LEGACY_LAYOUT), stop)
+        return store.remove_many([stat.key for stat in batch])
+
+    while not stop.requested and (batch := list(islice(plan, BATCH))):
         sizes = {stat.key: stat.size for stat in batch}
-        for key, error in outcomes:
+        for key, error in delete_patiently(batch, delete, stop):
             _record(key, sizes[key], error, summary, report)
             progress.done += 1
             progress.bytes = summary.deleted_bytes
@@ -203,7 +206,7 @@ def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
             yield stat
 
 
-def _check_unreferenced(batch: list[BlobStat], stop: Stop) -> None:
+def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
     """Look again, right before deleting. A reference now means that the check was overtaken."""
     keys = [stat.key for stat in batch]
     for label, column in REFERENCE_COLUMNS:

@@ -8,7 +8,7 @@ from typing import Final
 from django.db import connection
 from django.utils import timezone
 
-from attachments.maintenance.preflight import Probe
+from attachments.maintenance.preflight import probe
 from attachments.maintenance.run import ExitStatus, Halt
 from cas.storage.base import BlobStore
 
@@ -27,12 +27,8 @@ def database_now() -> datetime:
 
 def check_clocks(store: BlobStore) -> None:
     """Store a small object and compare its time with the database's. Raises Halt, StoreError."""
-    with Probe(store) as probe:
-        refuse_apart(store.stat(probe.digest.key).modified, database_now())
-
-
-def refuse_apart(store: datetime, database: datetime) -> None:
-    apart = abs(store - database)
+    with probe(store) as stored:
+        apart = abs(store.stat(stored.key).modified - database_now())
     if apart > MOST_APART:
         raise Halt(
             ExitStatus.REFUSED,

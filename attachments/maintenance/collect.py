@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from django.core.management.base import OutputWrapper
-from django.db import connection
 from prometheus_client import Counter as Metric
 
 from attachments import references
-from attachments.maintenance.clocks import MOST_APART, check_clocks, database_now, refuse_apart
-from attachments.maintenance.database import run_lock
+from attachments.locks import forget_condemned
+from attachments.maintenance.clocks import MOST_APART, check_clocks, database_now
+from attachments.maintenance.database import require_lock, run_lock
+from attachments.maintenance.deleting import Outcome, delete_patiently
 from attachments.maintenance.progress import Progress
 from attachments.maintenance.report import Report
 from attachments.maintenance.run import ExitStatus, Halt, Stop, stopped_by_signals
@@ -36,11 +38,18 @@ logger = logging.getLogger(__name__)
 COLLECTED = Metric("inventory_collected_blobs_total", "Blobs a collection dealt with.", ["outcome"])
 COLLECTED_BYTES = Metric("inventory_collected_bytes_total", "Bytes of collected blobs.")
 
+RUN: Final = "collect"
+"""The lock that only one collection holds."""
+
 BATCH: Final = 200
 """Digests locked at a time: few enough for PostgreSQL's lock table and for waiting uploads."""
 
+MOST_PERCENT: Final = 10.0
+"""The largest share of all blobs that is collected unless the operator allows another."""
+
 FEW: Final = 20
-"""So many blobs may always be collected: in a small store any number is a large share."""
+"""So many may be collected whatever their share, unless the operator says which is allowed: in a
+small store any number is a large share."""
 
 SLOWEST_UPLOAD: Final = timedelta(days=1)
 """A temporary file or multipart upload that is younger may be of an upload still going on, which
@@ -51,10 +60,10 @@ SAMPLES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class CollectOptions:
-    """`grace` is how old a blob must be; `max_percent` the largest share of all blobs."""
+    """`grace` is how old a blob must be; `max_percent` the largest share of all blobs, if said."""
 
     grace: timedelta
-    max_percent: float
+    max_percent: float | None = None
     dry_run: bool = False
     report: Path | None = None
     as_json: bool = False
@@ -68,6 +77,7 @@ class CollectSummary:
     status: ExitStatus = ExitStatus.DONE
     reason: str = ""
     blobs: int = 0
+    referenced: int = 0
     garbage: int = 0
     garbage_bytes: int = 0
     in_grace: int = 0
@@ -85,6 +95,7 @@ class CollectSummary:
             "reason": self.reason,
             "dry_run": self.dry_run,
             "blobs": self.blobs,
+            "referenced": self.referenced,
             "garbage": self.garbage,
             "garbage_bytes": self.garbage_bytes,
             "in_grace_period": self.in_grace,
@@ -102,9 +113,10 @@ def collect(options: CollectOptions, stream: OutputWrapper) -> CollectSummary:
     store = attachment_store()
     stop = Stop()
     summary = CollectSummary(options.dry_run)
-    with run_lock("collect"), stopped_by_signals(stop), Report(options.report) as report:
+    with run_lock(RUN), stopped_by_signals(stop), Report(options.report) as report:
         if not options.dry_run:
             check_clocks(store)
+            forget_condemned()
         now = database_now()
         older_than = now - options.grace
         _plan(store, older_than, now, summary, stop)
@@ -136,10 +148,12 @@ def _plan(
                 "run verify_cas --repair first",
             )
         summary.blobs += 1
-        if entry.stat.modified > now + MOST_APART:
-            refuse_apart(entry.stat.modified, now)
         if not entry.unreferenced:
+            summary.referenced += 1
             continue
+        if entry.stat.modified > now + MOST_APART:
+            # The clocks agree, so the object's time is made up; it is as young as can be.
+            logger.warning("%s is of the future: %s", entry.key, entry.stat.modified)
         if not is_cas_key(entry.key):
             summary.strays += 1
             logger.warning("not a blob's key, left alone: %s", entry.key)
@@ -151,13 +165,19 @@ def _plan(
 
 
 def _refuse_abnormal_share(options: CollectOptions, summary: CollectSummary) -> None:
+    if summary.garbage and not summary.referenced and options.max_percent != 100:
+        raise Halt(
+            ExitStatus.REFUSED,
+            f"no row references any of the {summary.blobs} blobs. If this is the right database, "
+            "allow it with --max-delete-percent 100",
+        )
+    most = MOST_PERCENT if options.max_percent is None else options.max_percent
     share = 100 * summary.garbage / max(1, summary.blobs)
-    if summary.garbage > FEW and share > options.max_percent:
+    if share > most and (options.max_percent is not None or summary.garbage > FEW):
         raise Halt(
             ExitStatus.REFUSED,
             f"{summary.garbage} of {summary.blobs} blobs ({share:.1f} %) are unreferenced, more "
-            f"than the {options.max_percent:g} % allowed. If that is right, allow it with "
-            "--max-delete-percent",
+            f"than the {most:g} % allowed. If that is right, allow it with --max-delete-percent",
         )
 
 
@@ -171,12 +191,11 @@ def _collect(
 ) -> None:
     # No more than was planned: what has become garbage since has not been weighed.
     candidates = islice(_candidates(store, older_than), summary.garbage)
+    delete = _would_delete if summary.dry_run else partial(_delete, store, summary)
     while not stop.requested and (batch := list(islice(candidates, BATCH))):
-        stats = {Digest.from_key(stat.key): stat for stat in batch}
-        with references.collecting(list(stats)) as free:
-            summary.in_use += len(stats) - len(free)
-            keys = sorted(digest.key for digest in free)
-            _delete(store, keys, {s.key: s for s in batch}, summary, report)
+        sizes = {stat.key: stat.size for stat in batch}
+        for key, error in delete_patiently(batch, delete, stop):
+            _record(key, sizes[key], error, summary, report)
         progress.done += len(batch)
         progress.bytes = summary.collected_bytes
         progress.failures = summary.failures
@@ -191,44 +210,42 @@ def _candidates(store: BlobStore, older_than: datetime) -> Iterator[BlobStat]:
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 
+def _would_delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
+    return ((stat.key, None) for stat in batch)
+
+
 def _delete(
-    store: BlobStore,
-    keys: list[str],
-    stats: dict[str, BlobStat],
-    summary: CollectSummary,
-    report: Report,
+    store: BlobStore, summary: CollectSummary, batch: Sequence[BlobStat]
+) -> Iterator[Outcome]:
+    """Delete what of the batch is garbage once its digests are locked."""
+    require_lock(RUN)
+    digests = {Digest.from_key(stat.key) for stat in batch}
+    with references.collecting(store, digests) as exclusion:
+        summary.in_use += len(digests - exclusion.removable)
+        yield from exclusion.remove_many(digest.key for digest in exclusion.removable)
+
+
+def _record(
+    key: str, size: int, error: StoreError | None, summary: CollectSummary, report: Report
 ) -> None:
+    record: dict[str, Any] = {"key": key, "bytes": size}
+    if error is not None:
+        summary.failures[error.code] += 1
+        if len(summary.samples) < SAMPLES:
+            summary.samples.append(f"{key}: {error}")
+        COLLECTED.labels("failed").inc()
+        logger.warning("%s could not be deleted: %s", key, error)
+        report.write({**record, "outcome": "failed", "error": str(error)})
+        return
+    summary.collected += 1
+    summary.collected_bytes += size
     if summary.dry_run:
-        outcomes: Iterator[tuple[str, StoreError | None]] = ((key, None) for key in keys)
-    else:
-        _still_locked()
-        outcomes = store.remove_many(keys)
-    for key, error in outcomes:
-        size = stats[key].size
-        record: dict[str, Any] = {"key": key, "bytes": size}
-        if error is not None:
-            summary.failures[error.code] += 1
-            if len(summary.samples) < SAMPLES:
-                summary.samples.append(f"{key}: {error}")
-            COLLECTED.labels("failed").inc()
-            logger.warning("%s could not be deleted: %s", key, error)
-            report.write({**record, "outcome": "failed", "error": str(error)})
-            continue
-        summary.collected += 1
-        summary.collected_bytes += size
-        if summary.dry_run:
-            report.write({**record, "outcome": "would_delete"})
-            continue
-        COLLECTED.labels("deleted").inc()
-        COLLECTED_BYTES.inc(size)
-        logger.info("deleted %s, %d bytes", key, size)
-        report.write({**record, "outcome": "deleted"})
-
-
-def _still_locked() -> None:
-    """The locks fall with the connection: see that it lives, right before deleting."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+        report.write({**record, "outcome": "would_delete"})
+        return
+    COLLECTED.labels("deleted").inc()
+    COLLECTED_BYTES.inc(size)
+    logger.info("deleted %s, %d bytes", key, size)
+    report.write({**record, "outcome": "deleted"})
 
 
 def _abandoned(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from django.conf import settings
 
+from attachments.locks import storing
 from attachments.maintenance.attempts import Attempts
 from attachments.maintenance.pacing import Pace
 from attachments.maintenance.run import ExitStatus, Halt, Stop
@@ -53,47 +54,37 @@ def _list_and_read(store: BlobStore) -> None:
 
 
 def _write_and_read_back(store: BlobStore) -> None:
-    with Probe(store) as probe:
-        if store.digest_of(probe.digest.key)[0] != probe.digest:
-            raise Corrupt("it did not keep what was written", key=probe.digest.key)
+    with probe(store) as stored:
+        if store.digest_of(stored.key)[0] != stored:
+            raise Corrupt("it did not keep what was written", key=stored.key)
 
 
-class Probe:
-    """A small blob of random bytes, stored on entry and taken away on exit.
+@contextmanager
+def probe(store: BlobStore) -> Iterator[Digest]:
+    """A small blob of random bytes that is there while the block runs.
 
-    Random, so that no row can reference it. If the run is killed in between, or may not delete,
-    the collector removes it later. Entering raises StoreError if the store did not keep it.
+    Below `cas/`, because rights may depend on the prefix, and held against a collection. Random,
+    so that no row can reference it: if the run is killed, or may not delete, the collector
+    removes it later. Raises StoreError if the store did not keep it.
     """
-
-    def __init__(self, store: BlobStore) -> None:
-        self._store = store
-        content = b"write check " + secrets.token_bytes(20)
-        hasher = Hasher()
-        hasher.update(content)
-        self._content = content
-        path = store.staging_dir / f"check-{uuid.uuid4().hex}"
-        self._staged = Staged(path, hasher.digest, hasher.md5, hasher.size)
-
-    @property
-    def digest(self) -> Digest:
-        return self._staged.digest
-
-    def __enter__(self) -> Self:
-        path = self._staged.path
+    content = b"write check " + secrets.token_bytes(20)
+    hasher = Hasher()
+    hasher.update(content)
+    path = store.staging_dir / f"check-{uuid.uuid4().hex}"
+    with storing(hasher.digest):
         try:
-            path.write_bytes(self._content)
-            self._store.create(self._staged)
+            path.write_bytes(content)
+            store.create(Staged(path, hasher.digest, hasher.md5, hasher.size))
         finally:
             path.unlink(missing_ok=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         try:
-            self._store.remove(self.digest.key)
-        except StoreError as failure:
-            logger.warning("the check's object %s stays: %s", self.digest.key, failure)
+            yield hasher.digest
+        finally:
+            _take_away(store, hasher.digest)
+
+
+def _take_away(store: BlobStore, digest: Digest) -> None:
+    try:
+        store.remove(digest.key)
+    except StoreError as error:
+        logger.warning("the check's object %s stays: %s", digest.key, error)

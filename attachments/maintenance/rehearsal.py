@@ -7,8 +7,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from attachments.locks import Hold
 from attachments.models import Attachment
-from attachments.references import Hold
 from cas.digest import Digest
 from cas.storage.base import Absent, BlobStore, Ingested, OnBytes, OnDigest, Outcome
 

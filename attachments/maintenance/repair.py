@@ -7,14 +7,13 @@ fresh upload of the right bytes repairs the blob as well.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from attachments import references
+from attachments.locks import excluding, refuse_condemned
 from attachments.models import LEGACY_PREFIX, Attachment
-from cas.digest import CHUNK, Digest, Hasher
-from cas.storage.base import Absent, BlobStore, Changed, Corrupt
+from cas.digest import Digest
+from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt
 
 logger = logging.getLogger(__name__)
 
@@ -22,50 +21,32 @@ QUARANTINE_PREFIX: Final = "quarantine/"
 
 
 def repair(
-    store: BlobStore, corrupt: Sequence[Digest], wanted: Sequence[Digest]
+    store: BlobStore, corrupt: Sequence[Digest], missing: Sequence[Digest]
 ) -> Iterator[tuple[str, str]]:
-    """Move the corrupt aside and restore what is wanted, yielding each key and its action.
+    """Restore both from old objects and move the corrupt aside, yielding each key and its action.
 
-    The action is `quarantined` or `restored`. Raises StoreError.
+    The action is `quarantined` or `restored`. A corrupt blob is moved only when the object to
+    restore it from has been read, or there is none. Raises StoreError. Whoever repairs must keep
+    a cleanup away (`LEGACY_LAYOUT`).
     """
-    for digest in corrupt:
+    left = set(corrupt)
+    for digest, source in _sources(store, {*corrupt, *missing}):
+        if digest in left:
+            left.remove(digest)
+            if _quarantine(store, digest):
+                yield digest.key, "quarantined"
+        if _restore(store, digest, source):
+            yield digest.key, "restored"
+    for digest in sorted(left):
         if _quarantine(store, digest):
             yield digest.key, "quarantined"
-    for digest in _restored(store, set(wanted)):
-        yield digest.key, "restored"
 
 
-def _quarantine(store: BlobStore, digest: Digest) -> bool:
-    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment."""
-    aside = QUARANTINE_PREFIX + digest.hex
-    path = store.staging_dir / f"quarantine-{uuid.uuid4().hex}"
-    hasher = Hasher()
-    try:
-        before = store.stat(digest.key)
-        with store.read(digest.key) as source, path.open("xb") as copy:
-            while chunk := source.read(CHUNK):
-                hasher.update(chunk)
-                copy.write(chunk)
-        if hasher.digest == digest:
-            return False
-        store.put_legacy(aside, path)
-    except Absent:
-        return False
-    finally:
-        path.unlink(missing_ok=True)
-    # An upload of the right bytes would find this blob and rely on it; while the digest's lock
-    # is ours, none can, and one that healed it since shows by another etag.
-    with references.excluding([digest]) as held:
-        if digest not in held or store.stat(digest.key).etag != before.etag:
-            logger.warning("%s is in use and was not moved aside; run this again", digest.key)
-            return False
-        store.remove(digest.key)
-    logger.warning("moved the corrupt %s to %s; shown by %s", digest.key, aside, _shown_by(digest))
-    return True
+def _sources(store: BlobStore, wanted: set[Digest]) -> Iterator[tuple[Digest, str]]:
+    """Old objects that hold what is wanted, one for each digest.
 
-
-def _restored(store: BlobStore, wanted: set[Digest]) -> Iterator[Digest]:
-    """One pass over the old objects; only those of a size that is wanted are read."""
+    One pass over them; only those of a size that is wanted are read.
+    """
     sizes = _sizes(wanted)
     if not sizes:
         return
@@ -74,20 +55,65 @@ def _restored(store: BlobStore, wanted: set[Digest]) -> Iterator[Digest]:
             continue
         try:
             digest, _ = store.digest_of(stat.key)
-            if digest not in wanted:
-                continue
-            store.ingest(stat.key)
         except (Absent, Changed, Corrupt) as error:
             logger.warning("%s is of no use for a repair: %s", stat.key, error)
             continue
-        if store.digest_of(digest.key)[0] != digest:
-            logger.error("%s is still not sound after %s was copied", digest.key, stat.key)
-            continue
-        logger.info("restored %s from %s", digest.key, stat.key)
-        wanted.remove(digest)
-        yield digest
-        if not wanted:
-            return
+        if digest in wanted:
+            wanted.remove(digest)
+            yield digest, stat.key
+            if not wanted:
+                return
+
+
+def _restore(store: BlobStore, digest: Digest, source: str) -> bool:
+    """Put the blob back from the old object at `source`. Raises StoreError."""
+    # What an earlier repair sent must not take away what this one restores.
+    refuse_condemned([digest])
+    try:
+        store.ingest(source)
+    except (Absent, Changed, Corrupt) as error:
+        logger.error("%s was not restored from %s: %s", digest.key, source, error)
+        return False
+    if store.digest_of(digest.key)[0] != digest:
+        logger.error("%s is still not sound after %s was copied", digest.key, source)
+        return False
+    logger.info("restored %s from %s", digest.key, source)
+    return True
+
+
+def _quarantine(store: BlobStore, digest: Digest) -> bool:
+    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment.
+
+    The name it gets says what it was and what its bytes are, so that one never replaces another.
+    """
+    try:
+        found, before = store.digest_of(digest.key)
+        if found == digest:
+            return False
+        aside = f"{QUARANTINE_PREFIX}{digest}.{found}"
+        store.copy(digest.key, aside)
+        if store.digest_of(aside)[0] != found or not _remove(store, digest, before):
+            logger.warning("%s is in use and was not moved aside; run this again", digest.key)
+            return False
+    except Absent:
+        return False
+    logger.warning("moved the corrupt %s to %s; shown by %s", digest.key, aside, _shown_by(digest))
+    return True
+
+
+def _remove(store: BlobStore, digest: Digest, seen: BlobStat) -> bool:
+    """Delete a blob if it is still the version that was seen. Raises StoreError.
+
+    An upload of the right bytes would find this blob and rely on it; while the digest's lock is
+    ours, none can, and one that healed it since shows by another etag.
+    """
+    with excluding(store, [digest]) as exclusion:
+        if digest not in exclusion.removable or store.stat(digest.key).etag != seen.etag:
+            return False
+        outcomes = dict(exclusion.remove_many([digest.key]))
+    if error := outcomes[digest.key]:
+        raise error
+    return True
 
 
 def _sizes(digests: set[Digest]) -> set[int]:

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Protocol
 
 from attachments import references
+from attachments.locks import Hold
 from attachments.maintenance.attempts import Attempts
 from attachments.maintenance.database import patiently
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
-from attachments.references import Hold
 from cas.digest import Digest
 from cas.storage.base import (
     Absent,

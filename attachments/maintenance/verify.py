@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -22,7 +23,7 @@ from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments.maintenance.attempts import Attempts
-from attachments.maintenance.database import run_lock
+from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.progress import Progress
 from attachments.maintenance.repair import repair
@@ -134,7 +135,9 @@ def verify(options: VerifyOptions, stream: OutputWrapper) -> VerifySummary:
     stop = Stop(max_seconds=options.max_seconds)
     summary = VerifySummary()
     began = timezone.now()
-    with run_lock("verify"), stopped_by_signals(stop), Report(options.report) as report:
+    # A repair relies on the old objects, which a cleanup would delete meanwhile.
+    keep_old = run_lock(LEGACY_LAYOUT, shared=True) if options.repair else nullcontext()
+    with run_lock("verify"), keep_old, stopped_by_signals(stop), Report(options.report) as report:
         _survey(store, summary, report, stop)
         due = Verification.objects.filter(verified_at__lte=began - options.older_than)
         summary.planned = due.count()
@@ -190,8 +193,7 @@ def _survey(store: BlobStore, summary: VerifySummary, report: Report, stop: Stop
 def _misfit(entry: Entry) -> str:
     if entry.stat is None or entry.misfit is None:
         return ""
-    stored, row = entry.stat.size, entry.misfit
-    return f"{stored} bytes are stored, row {row.row} says {row.size}"
+    return f"{entry.stat.size} bytes are stored, row {entry.misfit.row} says {entry.misfit.size}"
 
 
 def _due(before: datetime) -> Iterator[Digest]:
@@ -280,15 +282,13 @@ def _remember(intact: list[Digest], *, at_least: int = 1) -> None:
 
 
 def _repair(store: BlobStore, summary: VerifySummary, report: Report) -> None:
-    corrupt = [d for d, v in summary.damaged.items() if v.verdict is Verdict.CORRUPT]
     # A blob of the wrong size that hashes to its key is sound: its row is what is wrong.
-    restorable = (Verdict.CORRUPT, Verdict.MISSING)
-    wanted = [d for d, v in summary.damaged.items() if v.verdict in restorable]
-    for key, action in repair(store, corrupt, wanted):
+    corrupt = [d for d, v in summary.damaged.items() if v.verdict is Verdict.CORRUPT]
+    missing = [d for d, v in summary.damaged.items() if v.verdict is Verdict.MISSING]
+    for key, action in repair(store, corrupt, missing):
         report.write({"key": key, "action": action})
-        if action == "quarantined":
-            summary.quarantined += 1
-        else:
+        summary.quarantined += action == "quarantined"
+        if action == "restored":
             summary.restored += 1
             del summary.damaged[Digest.from_key(key)]
 

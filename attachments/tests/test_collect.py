@@ -15,21 +15,32 @@ import pytest
 from django.db import connection, connections
 from django.utils import timezone
 
-from attachments import references
-from attachments.maintenance import clocks, collect
+from attachments import locks, references
+from attachments.maintenance import clocks, collect, pacing
 from attachments.maintenance.database import run_lock
+from attachments.maintenance.deleting import ATTEMPTS
 from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import staged
-from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
+from attachments.tests.legacy import (
+    blobs,
+    make_row,
+    on_disk,
+    put,
+    run,
+    summary_of,
+    terminate_others,
+)
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
-from cas.storage.base import BlobStore, StoreError, Unreachable
+from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 COLLECT = ("collect_garbage", "--yes-i-am-sure", "--grace", "0", "--json")
+ALL = (*COLLECT, "--max-delete-percent", "100")
+"""For stores in which nothing is referenced."""
 
 
 @pytest.fixture
@@ -65,8 +76,13 @@ def test_only_what_no_row_references_goes(store: BlobStore, kept: Digest, garbag
 
 @on_disk
 def test_a_dry_run_deletes_nothing(
-    store: BlobStore, kept: Digest, garbage: Digest, tmp_path: Path
+    store: BlobStore,
+    kept: Digest,
+    garbage: Digest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delattr(references, "collecting")
     report = tmp_path / "report.jsonl"
     status, output = run(
         "collect_garbage", "--dry-run", "--grace", "0", "--json", "--report", str(report)
@@ -81,12 +97,12 @@ def test_a_dry_run_deletes_nothing(
     }
 
 
-def test_a_dry_run_says_what_to_type_next(store: BlobStore, garbage: Digest) -> None:
+def test_a_dry_run_says_what_to_type_next(store: BlobStore, kept: Digest, garbage: Digest) -> None:
     _, output = run("collect_garbage", "--dry-run", "--grace", "0s", "--max-delete-percent", "50")
     command = "manage.py collect_garbage --grace 0s --max-delete-percent 50"
     assert output.rstrip().endswith(f"Next: {command}")
     assert run(*command.split()[1:], "--yes-i-am-sure")[0] == 0
-    assert blobs(store) == set()
+    assert blobs(store) == {kept}
 
 
 def test_the_grace_period_protects(store: BlobStore, kept: Digest, garbage: Digest) -> None:
@@ -144,15 +160,58 @@ def test_clocks_apart_stop_it(
 def test_an_abnormal_share_is_refused(
     store: BlobStore, kept: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect, "FEW", 1)
+    monkeypatch.setattr(collect, "FEW", 2)
     for content in (b"1", b"2", b"3"):
         put_blob(store, content, tmp_path)
-    status, output = run(*COLLECT, "--max-delete-percent", "50")
+    status, output = run(*COLLECT)
     assert status == ExitStatus.REFUSED
     assert "3 of 4 blobs" in output
     assert len(blobs(store)) == 4
     assert run(*COLLECT, "--max-delete-percent", "75")[0] == 0
     assert blobs(store) == {kept}
+
+
+@on_disk
+def test_a_few_may_go_unless_the_operator_says_otherwise(
+    store: BlobStore, kept: Digest, garbage: Digest
+) -> None:
+    for percent in ("0", "49"):
+        status, output = run(*COLLECT, "--max-delete-percent", percent)
+        assert status == ExitStatus.REFUSED
+        assert f"the {percent} % allowed" in output
+    assert blobs(store) == {kept, garbage}
+    assert run(*COLLECT)[0] == 0
+    assert blobs(store) == {kept}
+
+
+@on_disk
+def test_the_last_blob_goes_only_when_all_may(store: BlobStore, garbage: Digest) -> None:
+    """A database without rows is more often the wrong one than one whose parts are all gone."""
+    for options in ((), ("--max-delete-percent", "99")):
+        status, output = run(*COLLECT, *options)
+        assert status == ExitStatus.REFUSED
+        assert "the right database" in output
+    assert blobs(store) == {garbage}
+    assert run(*ALL)[0] == 0
+    assert blobs(store) == set()
+
+
+@on_disk
+def test_a_blob_of_the_future_stays_and_stops_nothing(
+    store: Any,
+    kept: Digest,
+    garbage: Digest,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    odd = put_blob(store, b"odd", tmp_path)
+    in_a_year = time.time() + 365 * 86400
+    os.utime(Path(store.location, odd.key), (in_a_year, in_a_year))
+    status, output = run(*COLLECT)
+    assert status == 0, output
+    assert summary_of(output)["in_grace_period"] == 1
+    assert blobs(store) == {kept, odd}
+    assert f"{odd.key} is of the future" in caplog.text
 
 
 def test_strange_keys_are_left_alone(store: BlobStore, disk_store: BlobStore) -> None:
@@ -169,7 +228,7 @@ def test_strange_keys_are_left_alone(store: BlobStore, disk_store: BlobStore) ->
 @on_disk
 def test_the_older_layout_is_none_of_its_business(store: BlobStore, garbage: Digest) -> None:
     put(store, "parts/1/attachments/x.pdf", b"legacy")
-    run(*COLLECT)
+    run(*ALL)
     assert [stat.key for stat in store.scan("")] == ["parts/1/attachments/x.pdf"]
 
 
@@ -177,6 +236,7 @@ def test_the_older_layout_is_none_of_its_business(store: BlobStore, garbage: Dig
 def test_a_failed_delete_is_counted_and_the_rest_goes(
     store: BlobStore, garbage: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
     other = put_blob(store, b"more garbage", tmp_path)
     real = store.remove_many
 
@@ -188,11 +248,57 @@ def test_a_failed_delete_is_counted_and_the_rest_goes(
                 yield from real([key])
 
     monkeypatch.setattr(store, "remove_many", failing)
-    status, output = run(*COLLECT)
+    status, output = run(*ALL)
     assert status == ExitStatus.ITEMS_FAILED
     assert summary_of(output)["failures"] == {"unreachable": 1}
     assert blobs(store) == {garbage}
     assert other not in blobs(store)
+
+
+@on_disk
+@pytest.mark.parametrize(("error", "asked"), [(Denied, 1), (Unreachable, ATTEMPTS)])
+def test_a_store_that_deletes_nothing_is_one_error(
+    store: BlobStore,
+    kept: Digest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[StoreError],
+    asked: int,
+) -> None:
+    monkeypatch.setattr(collect, "BATCH", 2)
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    for content in (b"1", b"2", b"3"):
+        put_blob(store, content, tmp_path)
+    calls: list[list[str]] = []
+
+    def refused(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+        calls.append(list(keys))
+        yield from ((key, error("no", key=key)) for key in calls[-1])
+
+    monkeypatch.setattr(store, "remove_many", refused)
+    status, output = run(*COLLECT)
+    assert status == ExitStatus.UNAVAILABLE, output
+    assert [len(keys) for keys in calls] == [2] * asked
+    assert len(blobs(store)) == 4
+
+
+@on_disk
+def test_a_store_that_asks_for_time_gets_it(
+    store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    real = store.remove_many
+    refusals = iter([Unreachable("SlowDown")] * 2)
+
+    def slow(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+        refusal = next(refusals, None)
+        return ((key, refusal) for key in keys) if refusal else real(keys)
+
+    monkeypatch.setattr(store, "remove_many", slow)
+    status, output = run(*COLLECT)
+    assert status == 0, output
+    assert summary_of(output)["collected"] == 1
+    assert blobs(store) == {kept}
 
 
 def test_what_crashed_uploads_left_goes_when_no_upload_can_be_that_old(
@@ -252,7 +358,7 @@ def test_an_upload_onto_a_blob_being_collected_survives(
         yield from real(keys)
 
     monkeypatch.setattr(store, "remove_many", while_an_upload_comes)
-    status, _output = run(*COLLECT)
+    status, _output = run(*ALL)
     thread.join(30)
     assert status == 0
     assert failures == []
@@ -267,12 +373,12 @@ def test_a_blob_in_use_is_left_out(
     """A row that is committed between the plan and the lock."""
     real = references.collecting
 
-    def after_a_commit(digests: list[Digest]) -> Any:
+    def after_a_commit(store: BlobStore, digests: set[Digest]) -> Any:
         make_row(part, garbage.key, 7)
-        return real(digests)
+        return real(store, digests)
 
     monkeypatch.setattr(references, "collecting", after_a_commit)
-    status, output = run(*COLLECT)
+    status, output = run(*ALL)
     assert status == 0
     assert summary_of(output)["in_use"] == 1
     assert blobs(store) == {garbage}
@@ -281,27 +387,45 @@ def test_a_blob_in_use_is_left_out(
 @on_disk
 @pytest.mark.postgres
 def test_a_lock_lost_with_its_connection_deletes_nothing(
-    store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = references.referenced
+    real = locks._try_exclusive
 
     def then_cut(digests: set[Digest]) -> set[Digest]:
-        found = real(digests)
-        if connection.in_atomic_block:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_backend_pid()")
-                (pid,) = cursor.fetchone()
-            other = connections.create_connection("default")
-            with other.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
-            other.close()
-        return found
+        held = real(digests)
+        terminate_others()
+        return held
 
-    monkeypatch.setattr(references, "referenced", then_cut)
+    monkeypatch.setattr(locks, "_try_exclusive", then_cut)
     status, _output = run(*COLLECT)
     connection.close()
     assert status == ExitStatus.UNAVAILABLE
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {kept, garbage}
+
+
+@on_disk
+@pytest.mark.postgres
+def test_a_run_that_lost_its_lock_deletes_nothing_more(
+    store: BlobStore,
+    kept: Digest,
+    garbage: Digest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another one may have begun when this one is connected again."""
+    monkeypatch.setattr(collect, "BATCH", 1)
+    put_blob(store, b"more garbage", tmp_path)
+    real = store.remove_many
+
+    def and_close(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+        yield from real(keys)
+        connection.close()
+
+    monkeypatch.setattr(store, "remove_many", and_close)
+    status, output = run(*COLLECT)
+    assert status == ExitStatus.UNAVAILABLE
+    assert "start the command again" in output
+    assert len(blobs(store)) == 2
 
 
 @on_disk

@@ -246,8 +246,8 @@ def test_a_blob_collected_before_its_row_moved_is_stored_again(
         if len(calls) == 1:
             # A collection can only come between where the connection that held the digest went.
             connection.close()
-            with references.collecting([Digest.of(b"one")]) as free:
-                store.remove(free.pop().key)
+            with references.collecting(store, [Digest.of(b"one")]) as exclusion:
+                list(exclusion.remove_many([Digest.of(b"one").key]))
         return real(*arguments)
 
     monkeypatch.setattr(references, "repoint", overtaken)
@@ -266,10 +266,9 @@ def test_no_collection_comes_between_a_blob_and_its_row(
     real = references.repoint
 
     def collect() -> None:
-        with references.collecting([Digest.of(b"one")]) as free:
-            offered.append(free)
-            for digest in free:
-                store.remove(digest.key)
+        with references.collecting(store, [Digest.of(b"one")]) as exclusion:
+            offered.append(set(exclusion.removable))
+            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
         connection.close()
 
     def meanwhile(*arguments: Any) -> bool:
@@ -284,8 +283,8 @@ def test_no_collection_comes_between_a_blob_and_its_row(
     assert_whole(store)
     # It is let go of when the row has moved: another session can have it.
     Attachment.objects.all().delete()
-    with references.collecting([Digest.of(b"one")]) as free:
-        assert free
+    with references.collecting(store, [Digest.of(b"one")]) as exclusion:
+        assert exclusion.removable
 
 
 @on_disk

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 
-from attachments import references
+from attachments import locks, references
 from attachments.maintenance import pacing
 from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
@@ -241,7 +241,7 @@ def test_a_session_ended_for_idling_in_a_transaction_is_begun_anew(
     There is one only where the digest was not held all the time.
     """
     rows(store)
-    monkeypatch.setattr(references.Hold, "stands_for", lambda *_: False)
+    monkeypatch.setattr(locks.Hold, "stands_for", lambda *_: False)
     real, stalled = store.stat, threading.Lock()
 
     def slow(key: str) -> Any:

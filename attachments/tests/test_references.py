@@ -7,6 +7,7 @@ from django.db import connections, models, transaction
 from django.test.utils import isolate_apps
 
 from attachments import references
+from attachments.locks import Hold, hold_shared
 from attachments.models import Attachment, Verification
 from attachments.tests.factories import PDF, legacy_row, staged, stored_row
 from attachments.uploads import StagedUpload
@@ -99,12 +100,10 @@ def test_copying_what_is_gone_says_so(disk_store, part):
 def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
-    assert not references.repoint(
-        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), references.Hold()
-    )
+    assert not references.repoint(row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold())
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), references.Hold())
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), references.Hold())
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold())
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold())
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -112,10 +111,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), references.Hold())
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold())
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, references.Hold())
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold())
     row.refresh_from_db()
     assert row.is_legacy
 
@@ -123,7 +122,7 @@ def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
 @pytest.mark.django_db(transaction=True)
 def test_a_digest_is_held_inside_a_transaction_only():
     with pytest.raises(transaction.TransactionManagementError):
-        references._hold(DIGEST)
+        hold_shared([DIGEST])
 
 
 @pytest.mark.django_db(transaction=True)
@@ -131,8 +130,8 @@ def test_what_is_referenced_is_not_offered_for_collection(store, tmp_path):
     part = Part.objects.create(description="Fuse")
     stored_row(part, PDF, tmp_path / "staged")
     stray = Digest.of(b"stray")
-    with references.collecting([DIGEST, stray]) as free:
-        assert free == {stray}
+    with references.collecting(store, [DIGEST, stray]) as exclusion:
+        assert exclusion.removable == {stray}
 
 
 def in_thread(pool, function, *args):
@@ -162,9 +161,8 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
             return outcome
 
     def collect():
-        with references.collecting([DIGEST]) as free:
-            for digest in free:
-                store.remove(digest.key)
+        with references.collecting(store, [DIGEST]) as exclusion:
+            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
         deleted.set()
 
     monkeypatch.setattr(references, "attachment_store", Slow)
@@ -182,12 +180,12 @@ def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, t
     part = Part.objects.create(description="Fuse")
     store.create(staged(PDF, tmp_path / "garbage"))
     with ThreadPoolExecutor(1) as pool:
-        with references.collecting([DIGEST]) as free:
-            assert free == {DIGEST}
+        with references.collecting(store, [DIGEST]) as exclusion:
+            assert exclusion.removable == {DIGEST}
             uploading = in_thread(pool, references.attach, part, upload, "")
             with pytest.raises(TimeoutError):
                 uploading.result(timeout=0.3)
-            store.remove(DIGEST.key)
+            assert list(exclusion.remove_many([DIGEST.key])) == [(DIGEST.key, None)]
         row = uploading.result()
     assert store.stat(row.s3_key).size == len(PDF)
 
@@ -196,11 +194,11 @@ def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, t
 @pytest.mark.django_db(transaction=True)
 def test_uploads_of_one_digest_do_not_wait_for_each_other():
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        references._hold(DIGEST)
+        hold_shared([DIGEST])
 
         def hold():
             with transaction.atomic():
-                references._hold(DIGEST)
+                hold_shared([DIGEST])
             return True
 
         assert in_thread(pool, hold).result(timeout=5)
@@ -208,14 +206,14 @@ def test_uploads_of_one_digest_do_not_wait_for_each_other():
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_a_digest_in_use_is_skipped_and_not_waited_for():
+def test_a_digest_in_use_is_skipped_and_not_waited_for(disk_store):
     free = Digest.of(b"free")
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        references._hold(DIGEST)
+        hold_shared([DIGEST])
 
         def collect():
-            with references.collecting([DIGEST, free]) as obtained:
-                return set(obtained)
+            with references.collecting(disk_store, [DIGEST, free]) as exclusion:
+                return exclusion.removable
 
         assert in_thread(pool, collect).result(timeout=5) == {free}
 
@@ -228,6 +226,8 @@ HOLD_NO_KEY = {
     "attachments.Attachment": {"attachment_type", "title", "url", "filename", "content_type"},
     # What was verified when; it is meant to outlive its blobs and to keep none.
     "attachments.Verification": {"digest"},
+    # What is being deleted.
+    "attachments.CondemnedBlob": {"digest"},
     "parts.Type": {"name"},
     "parts.Tag": {"name"},
     "parts.Part": {

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 
-from attachments.maintenance import verify
+from attachments.maintenance import cleanup, verify
 from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment, Verification
 from attachments.tests.factories import staged
@@ -101,7 +104,68 @@ def test_repair_restores_from_the_old_objects(store: BlobStore, moved: list[Dige
     assert (summary["quarantined"], summary["restored"], summary["still_damaged"]) == (1, 2, 0)
     for digest in moved:
         assert store.digest_of(digest.key)[0] == digest
-    assert store.digest_of(f"quarantine/{corrupt}")[0] == Digest.of(b"ONE!")
+    found = Digest.of(b"ONE!")
+    assert store.digest_of(f"quarantine/{corrupt}.{found}")[0] == found
+
+
+def test_what_was_moved_aside_before_is_kept(store: BlobStore, moved: list[Digest]) -> None:
+    contents = (b"ONE!", b"TWO!", b"ONE!")
+    for content in contents:
+        damage(store, moved[0].key, content)
+        assert run(*REPAIR)[0] == 0
+    kept = {store.digest_of(stat.key)[0] for stat in store.scan("quarantine/")}
+    assert kept == {Digest.of(content) for content in contents}
+
+
+@on_disk
+def test_a_corrupt_blob_stays_until_there_is_what_to_restore_it_from(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(store, moved[0].key, b"ONE!")
+    real = store.scan
+
+    def cut_short(prefix: str, *, after: str = "") -> Any:
+        if prefix == "parts/":
+            raise Unreachable("the listing never came")
+        return real(prefix, after=after)
+
+    monkeypatch.setattr(store, "scan", cut_short)
+    assert run(*REPAIR)[0] == ExitStatus.UNAVAILABLE
+    assert store.stat(moved[0].key).size == 4
+
+
+@on_disk
+@pytest.mark.parametrize("first", ["repair", "cleanup"])
+def test_a_repair_and_a_cleanup_exclude_each_other(
+    store: BlobStore,
+    moved: list[Digest],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    first: str,
+) -> None:
+    """The old objects are what a repair restores from, and what a cleanup deletes."""
+    settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
+    commands = {"repair": REPAIR, "cleanup": ("cleanup_legacy_blobs", "--yes-i-am-sure")}
+    second = commands["cleanup" if first == "repair" else "repair"]
+    module = verify if first == "repair" else cleanup
+    step = "_repair" if first == "repair" else "_delete"
+    damage(store, moved[0].key, b"ONE!")
+    real = getattr(module, step)
+    statuses: list[int] = []
+
+    def other() -> None:
+        statuses.append(run(*second)[0])
+        connections.close_all()
+
+    def and_the_other_meanwhile(*arguments: Any) -> Any:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, and_the_other_meanwhile)
+    assert run(*commands[first])[0] == 0
+    assert statuses == [ExitStatus.LOCKED]
 
 
 def test_what_cannot_be_restored_is_moved_aside_for_a_fresh_upload(
@@ -144,7 +208,7 @@ def test_a_blob_in_use_is_not_moved_aside(
     store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage(store, moved[0].key, b"ONE!")
-    monkeypatch.setattr("attachments.references._try_exclusive", lambda digests: set())
+    monkeypatch.setattr("attachments.locks._exclusive", lambda digests: nullcontext(()))
     status, output = run(*REPAIR)
     assert status == ExitStatus.DAMAGE_FOUND
     assert summary_of(output)["quarantined"] == 0
@@ -157,13 +221,13 @@ def test_a_blob_healed_meanwhile_is_not_moved_aside(
 ) -> None:
     """An upload put the right bytes back after the corrupt ones were read."""
     damage(store, moved[0].key, b"ONE!")
-    real = store.put_legacy
+    real = store.copy
 
-    def and_healed(key: str, source: Path) -> None:
-        real(key, source)
+    def and_healed(source: str, target: str) -> None:
+        real(source, target)
         damage(store, moved[0].key, b"one!")
 
-    monkeypatch.setattr(store, "put_legacy", and_healed)
+    monkeypatch.setattr(store, "copy", and_healed)
     run(*REPAIR)
     assert store.digest_of(moved[0].key)[0] == moved[0]
 

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from rest_framework.test import APIClient
 
-from attachments import references
+from attachments import locks, references
 from attachments.models import Attachment
 from attachments.serializers import AttachmentSerializer
 from attachments.tests.factories import PDF, legacy_row, named, picture, staged
@@ -305,7 +305,7 @@ class TestTransitional:
         shown = client.get(f"{url}/{row.pk}").json()
         digest = Digest.of(picture())
         store.create(staged(picture(), tmp_path / "staged"))
-        assert references.repoint(row.pk, row.s3_key, digest, len(picture()), references.Hold())
+        assert references.repoint(row.pk, row.s3_key, digest, len(picture()), locks.Hold())
         now = client.get(f"{url}/{row.pk}").json()
         for field in ("view_url", "download_url", "thumbnail_url"):
             response = client.get(shown[field])
@@ -322,7 +322,7 @@ class TestTransitional:
         def moved_meanwhile(*args, **kwargs):
             store.create(staged(picture(), tmp_path / "staged"))
             references.repoint(
-                row.pk, row.s3_key, Digest.of(picture()), len(picture()), references.Hold()
+                row.pk, row.s3_key, Digest.of(picture()), len(picture()), locks.Hold()
             )
             store.remove(row.s3_key)
             return deliver_blob(*args, **kwargs)

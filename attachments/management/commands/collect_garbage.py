@@ -9,7 +9,13 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from attachments.maintenance.collect import CollectOptions, CollectSummary, collect
+from attachments.maintenance.collect import (
+    FEW,
+    MOST_PERCENT,
+    CollectOptions,
+    CollectSummary,
+    collect,
+)
 from attachments.maintenance.command import (
     MaintenanceCommand,
     add_asking,
@@ -40,8 +46,9 @@ class Command(MaintenanceCommand):
             help="leave blobs that are younger, as in 30d (default: 7d)",
         )  # fmt: skip
         parser.add_argument(
-            "--max-delete-percent", type=percent, default=10.0, metavar="PERCENT",
-            help="refuse to delete a larger share of all blobs (default: 10)",
+            "--max-delete-percent", type=percent, metavar="PERCENT",
+            help=f"refuse to delete a larger share of all blobs (default: {MOST_PERCENT:g}, or "
+            f"{FEW} blobs if that is more)",
         )  # fmt: skip
 
     def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
@@ -81,7 +88,8 @@ def next_command(summary: CollectSummary, options: dict[str, Any]) -> str | None
     if over or not summary.garbage:
         return None
     words = ["manage.py", "collect_garbage", "--grace", f"{options['grace']:g}s"]
-    words += ["--max-delete-percent", f"{options['max_delete_percent']:g}"]
+    if options["max_delete_percent"] is not None:
+        words += ["--max-delete-percent", f"{options['max_delete_percent']:g}"]
     if options["report"]:
         words += ["--report", str(options["report"])]
     return shlex.join(words)

@@ -1,0 +1,276 @@
+"""The digest's lock when its owner dies with a delete on its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from attachments import locks, references
+from attachments.locks import Hold, excluding, hold_shared
+from attachments.maintenance import pacing
+from attachments.maintenance.run import ExitStatus
+from attachments.models import Attachment, CondemnedBlob
+from attachments.tests.factories import PDF, legacy_row, staged
+from attachments.tests.legacy import blobs, on_disk, run, terminate_others
+from attachments.uploads import StagedUpload
+from cas.digest import Digest
+from cas.storage.base import BlobStore, StoreError, Unreachable
+from parts.models import Part
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DIGEST = Digest.of(PDF)
+COLLECT = ("collect_garbage", "--yes-i-am-sure", "--grace", "0", "--max-delete-percent", "100")
+
+Outcomes = Iterator[tuple[str, StoreError | None]]
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part.objects.create(description="Fuse")
+
+
+@pytest.fixture
+def garbage(store: BlobStore, tmp_path: Path) -> Digest:
+    store.create(staged(PDF, tmp_path / "garbage"))
+    return DIGEST
+
+
+def upload(part: Part, path: Path) -> Attachment:
+    content = staged(PDF, path / f"upload-{time.monotonic_ns()}")
+    kind = Attachment.Kind.PDF
+    return references.attach(part, StagedUpload(content, "a.pdf", "application/pdf", kind), "again")
+
+
+def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's value or error, from a thread and so a database session of its own."""
+
+    def work() -> Any:
+        try:
+            return function(*arguments)
+        except StoreError as error:
+            return error
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(timeout=20)
+
+
+def age_condemned() -> None:
+    CondemnedBlob.objects.update(since=F("since") - locks.LONGEST_REQUEST - timedelta(seconds=1))
+
+
+@on_disk
+@pytest.mark.postgres
+@pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "idle_session_timeout"])
+def test_a_session_that_waits_for_its_deletes_is_not_ended(
+    store: BlobStore,
+    garbage: Digest,
+    part: Part,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+) -> None:
+    real = store.remove_many
+    with ThreadPoolExecutor(1) as pool:
+        uploading = []
+
+        def slow(keys: Iterable[str]) -> Outcomes:
+            time.sleep(0.4)
+            uploading.append(pool.submit(elsewhere, upload, part, tmp_path))
+            time.sleep(0.1)
+            yield from real(keys)
+
+        monkeypatch.setattr(store, "remove_many", slow)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET {setting} = '200ms'")
+        try:
+            assert run(*COLLECT)[0] == 0
+        finally:
+            connection.close()
+        row = uploading[0].result()
+    assert store.digest_of(row.s3_key)[0] == DIGEST
+
+
+@on_disk
+@pytest.mark.postgres
+def test_an_upload_is_refused_while_a_delete_of_a_dead_session_is_in_flight(
+    store: BlobStore,
+    garbage: Digest,
+    part: Part,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would find the blob there, rely on it, and lose it."""
+    real = store.remove_many
+    uploaded: list[Any] = []
+
+    def cut_meanwhile(keys: Iterable[str]) -> Outcomes:
+        terminate_others()
+        uploaded.append(elsewhere(upload, part, tmp_path))
+        yield from real(keys)
+
+    monkeypatch.setattr(store, "remove_many", cut_meanwhile)
+    assert run(*COLLECT)[0] == ExitStatus.UNAVAILABLE
+    connection.close()
+    assert isinstance(uploaded[0], Unreachable), uploaded
+    assert not Attachment.objects.exists()
+    # For as long as a request can take, and no longer.
+    with pytest.raises(Unreachable):
+        upload(part, tmp_path)
+    age_condemned()
+    row = upload(part, tmp_path)
+    assert store.digest_of(row.s3_key or "")[0] == DIGEST
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_a_collector_killed_with_a_delete_in_flight(
+    store: BlobStore,
+    s3_server: Any,
+    garbage: Digest,
+    part: Part,
+    tmp_path: Path,
+) -> None:
+    """The store carries the delete out when the process that asked for it is no more."""
+    s3_server.fault("DeleteObjects", "wait_then_act", seconds=2)
+    connections.close_all()
+    child = os.fork()
+    if child == 0:
+        os._exit(run(*COLLECT)[0])
+    wait_until(lambda: s3_server.counts().get("DeleteObjects"))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with pytest.raises(Unreachable):
+        upload(part, tmp_path)
+    wait_until(lambda: not blobs(store))
+    age_condemned()
+    row = upload(part, tmp_path)
+    assert store.digest_of(row.s3_key or "")[0] == DIGEST
+    assert run(*COLLECT)[0] == 0
+    assert not CondemnedBlob.objects.exists()
+    assert blobs(store) == {DIGEST}
+
+
+@on_disk
+def test_a_delete_that_was_not_answered_may_still_come(
+    store: BlobStore,
+    garbage: Digest,
+    part: Part,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = staged(b"answered", tmp_path / "other").digest
+
+    def unanswered(keys: Iterable[str]) -> Outcomes:
+        for key in keys:
+            yield key, Unreachable("timed out", key=key) if key == garbage.key else None
+
+    monkeypatch.setattr(store, "remove_many", unanswered)
+    with excluding(store, [garbage, other]) as exclusion:
+        outcomes = dict(exclusion.remove_many([garbage.key, other.key]))
+        with pytest.raises(ValueError, match="once"):
+            list(exclusion.remove_many([garbage.key]))
+    assert outcomes[other.key] is None
+    assert CondemnedBlob.objects.get().digest == garbage.hex
+    with pytest.raises(Unreachable):
+        upload(part, tmp_path)
+    with pytest.raises(Unreachable), transaction.atomic():
+        hold_shared([other, garbage])
+
+
+@on_disk
+def test_what_was_not_sent_is_not_condemned_for_longer(
+    store: BlobStore, garbage: Digest, part: Part, tmp_path: Path
+) -> None:
+    with excluding(store, [garbage]):
+        pass
+    assert upload(part, tmp_path).s3_key == garbage.key
+
+
+@on_disk
+def test_only_what_the_lock_was_obtained_for_is_deleted(store: BlobStore, garbage: Digest) -> None:
+    with excluding(store, []) as exclusion, pytest.raises(ValueError, match="lock"):
+        list(exclusion.remove_many([garbage.key]))
+    assert blobs(store) == {garbage}
+
+
+@on_disk
+def test_a_migration_waits_for_a_delete_in_flight(
+    store: BlobStore, part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then moves the row: it tries again, as it does when a store does not answer."""
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    row = legacy_row(part, PDF, tmp_path / "old")
+    CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
+    real = locks.refuse_condemned
+    asked: list[Any] = []
+
+    def refuse(digests: Any) -> None:
+        asked.append(digests)
+        if len(asked) == 3:
+            age_condemned()
+        real(digests)
+
+    monkeypatch.setattr(locks, "refuse_condemned", refuse)
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    row.refresh_from_db()
+    assert row.s3_key == DIGEST.key
+    assert len(asked) >= 3
+
+
+@pytest.mark.postgres
+def test_a_hold_does_not_stand_for_a_condemned_digest(disk_store: BlobStore) -> None:
+    CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
+    hold = Hold()
+    with pytest.raises(Unreachable):
+        hold.take(DIGEST)
+    assert not hold.stands_for(DIGEST)
+    with excluding(disk_store, [DIGEST]) as exclusion:
+        assert exclusion.removable
+
+
+@on_disk
+def test_what_is_stored_for_a_check_is_not_collected(
+    store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preflight stores a blob, reads it back and deletes it, while collections go on."""
+    statuses: list[int] = []
+    real = store.digest_of
+
+    def collect() -> None:
+        statuses.append(run(*COLLECT)[0])
+        connections.close_all()
+
+    collector = threading.Thread(target=collect)
+
+    def after_a_collection(key: str, on_bytes: Any = None) -> Any:
+        collector.start()
+        # On SQLite it waits for the check to end.
+        collector.join(1)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", after_a_collection)
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    collector.join()
+    assert statuses == [0]
+    assert blobs(store) == set()
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
