@@ -34,8 +34,8 @@ Four attempts of a minute each with their pauses, which is what the store on S3 
 request, and ten minutes for the service to act on what it received.
 """
 
-_LASTING: Final = "set_config('idle_session_timeout', '0', false)"
-"""Keeps the server from ending a session that idles on purpose, and its locks with it."""
+
+_KEEP: Final = "set_config('idle_session_timeout', '0', false)"
 
 
 def hold_shared(digests: Collection[Digest]) -> None:
@@ -68,7 +68,7 @@ class Hold:
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute(
-                    f"SELECT {_LASTING}, pg_advisory_lock_shared(%s)", [_lock_number(digest)]
+                    f"SELECT {_KEEP}, pg_advisory_lock_shared(%s)", [_lock_number(digest)]
                 )
             self._digest, self._session = digest, connection.connection
             try:
@@ -188,9 +188,15 @@ def _exclusive(digests: Collection[Digest]) -> Iterator[Collection[Digest]]:
             _unlock("pg_advisory_unlock", held)
 
 
-def _try_exclusive(digests: Collection[Digest]) -> set[Digest]:
+def keep_session() -> None:
+    """Have the server not end this session, and its locks with it, for being idle."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_LASTING}")
+        cursor.execute(f"SELECT {_KEEP}")
+
+
+def _try_exclusive(digests: Collection[Digest]) -> set[Digest]:
+    keep_session()
+    with connection.cursor() as cursor:
         cursor.execute(
             "SELECT n FROM unnest(%s::bigint[]) AS n WHERE pg_try_advisory_lock(n)",
             [_lock_numbers(digests)],

@@ -3,7 +3,8 @@
 On PostgreSQL the locks are session advisory locks of the two-integer space (single digests use
 the one-bigint space, which is apart). They hold no transaction open, need no clean-up after a
 crash, and have no time limit to expire under a live owner. They belong to a connection, so the
-commands must reach the database directly or through a pooler in session mode.
+commands must reach the database directly or through a pooler in session mode; a run that finds
+itself behind another one refuses to begin.
 
 SQLite has one writer. There a run is alone, by a file lock beside the database, which also dies
 with its process.
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from attachments.locks import keep_session
 from attachments.maintenance.pacing import backoff
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 
@@ -49,6 +52,17 @@ CONNECTION_ERRORS: Final = (OperationalError, InterfaceError, InternalError)
 _writer = threading.Lock()
 
 
+class _Held(threading.local):
+    """What this thread's connection holds and may take again on a new one."""
+
+    def __init__(self) -> None:
+        self.shared: list[str] = []
+        self.blocks: set[int] = set()
+
+
+_held = _Held()
+
+
 def turn() -> AbstractContextManager[object]:
     """On SQLite, this process's turn at the database; elsewhere nothing to wait for.
 
@@ -61,11 +75,14 @@ def turn() -> AbstractContextManager[object]:
 def patiently(operation: Callable[[], Value], stop: Stop) -> Value:
     """The operation's value, tried again on a new connection when the database went away.
 
-    The operation must be safe to repeat. Raises Halt when the database stays away, Stopped.
+    The operation must be safe to repeat. Raises Halt when the database stays away, or when
+    another run has begun meanwhile that this one must not share with, Stopped.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with turn():
+                if attempt > 1:
+                    _take_again()
                 return operation()
         except CONNECTION_ERRORS as error:
             connection.close()
@@ -91,16 +108,67 @@ def run_lock(name: str, *, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _hold_in_postgresql(name: str, shared: bool) -> Iterator[None]:
-    kind = "_shared" if shared else ""
-    number = _number(name)
-    if not _lock_call(f"pg_try_advisory_lock{kind}", LOCK_SPACE, number):
-        raise _locked(name)
+    _refuse_lent_sessions()
+    _take(name, shared=shared)
+    if shared:
+        _held.shared.append(name)
     try:
         yield
     finally:
+        if shared:
+            _held.shared.remove(name)
         # A connection that is gone has let go of the lock already.
         with contextlib.suppress(*CONNECTION_ERRORS):
-            _lock_call(f"pg_advisory_unlock{kind}", LOCK_SPACE, number)
+            _lock_call(
+                f"pg_advisory_unlock{'_shared' if shared else ''}", LOCK_SPACE, _number(name)
+            )
+
+
+def _take(name: str, *, shared: bool) -> None:
+    keep_session()
+    function = f"pg_try_advisory_lock{'_shared' if shared else ''}"
+    if not _lock_call(function, LOCK_SPACE, _number(name)):
+        raise _locked(name)
+
+
+def _take_again() -> None:
+    """On a new connection, take the shared locks and the claims of the one that was lost.
+
+    Not what was held alone: others may have begun and ended since, so `require_lock` ends the
+    run. A claim that another process has taken since is given up; it only saves work.
+    """
+    for name in _held.shared:
+        _take(name, shared=True)
+    lost, _held.blocks = _held.blocks, set()
+    for number in lost:
+        claim_block(number)
+
+
+def _refuse_lent_sessions() -> None:
+    """Raises Halt if a pooler lends us a session for one transaction at a time.
+
+    Such a pooler gives the transaction of a second connection the session that served the
+    first one's last statement, or else another session to the first one's next statement.
+    """
+    other = connection.copy()
+    try:
+        other.set_autocommit(False)
+        ours = _session_of(connection)
+        if _session_of(other) == ours or _session_of(connection) != ours:
+            raise Halt(
+                ExitStatus.REFUSED,
+                "the database is reached through a pooler that lends sessions for a transaction "
+                "at a time, so locks would not hold. Reach it directly, or pool by session",
+            )
+    finally:
+        other.close()
+
+
+def _session_of(through: BaseDatabaseWrapper) -> int:
+    with through.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        number: int = cursor.fetchone()[0]
+        return number
 
 
 def require_lock(name: str) -> None:
@@ -160,10 +228,14 @@ def claim_block(number: int) -> bool:
     """Claim a block of rows for this session. On SQLite a run is alone and always gets it."""
     if connection.vendor != "postgresql":
         return True
-    return _lock_call("pg_try_advisory_lock", BLOCK_SPACE, number & 0x7FFFFFFF)
+    claimed = _lock_call("pg_try_advisory_lock", BLOCK_SPACE, number & 0x7FFFFFFF)
+    if claimed:
+        _held.blocks.add(number)
+    return claimed
 
 
 def release_block(number: int) -> None:
+    _held.blocks.discard(number)
     if connection.vendor == "postgresql":
         _lock_call("pg_advisory_unlock", BLOCK_SPACE, number & 0x7FFFFFFF)
 
