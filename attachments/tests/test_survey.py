@@ -92,6 +92,40 @@ def test_a_listing_out_of_order_is_no_survey(
 
 
 @on_disk
+def test_what_came_after_the_listing_is_looked_at_again(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload between listing and rows is neither missing nor of the wrong size."""
+    for key, content in (("parts/a", b"1"), ("parts/b", b"old"), ("parts/c", b"1")):
+        put(store, key, content)
+    before = [stat for stat in store.scan("parts/") if stat.key != "parts/a"]
+    put(store, "parts/b", b"longer")
+    store.remove("parts/c")
+    for key, size in (("parts/a", 1), ("parts/b", 6), ("parts/c", 1), ("parts/d", 1)):
+        make_row(part, key, size)
+    monkeypatch.setattr(store, "scan", lambda prefix, *, after="": iter(before))
+    found = [(e.key, e.missing, e.wrong_size) for e in survey(store, "parts/")]
+    assert found == [
+        ("parts/a", False, False),
+        ("parts/b", False, False),
+        # Looked at only where something seemed wrong; who deletes it would look under a lock.
+        ("parts/c", False, False),
+        ("parts/d", True, False),
+    ]
+
+
+@on_disk
+def test_a_row_deleted_meanwhile_misses_nothing(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = make_row(part, "parts/a", 1)
+    claim = module.Reference("parts/a", row.pk, 1)
+    row.delete()
+    monkeypatch.setattr(module, "references_below", lambda prefix: iter([claim]))
+    assert list(survey(store, "parts/")) == []
+
+
+@on_disk
 def test_many_rows_are_fetched_in_portions(
     store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
