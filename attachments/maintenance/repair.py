@@ -13,7 +13,7 @@ from typing import Final
 from attachments.locks import excluding, refuse_condemned
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest
-from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt
+from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,12 @@ def _sources(store: BlobStore, wanted: set[Digest]) -> Iterator[tuple[Digest, st
 
 def _restore(store: BlobStore, digest: Digest, source: str) -> bool:
     """Put the blob back from the old object at `source`. Raises StoreError."""
-    # What an earlier repair sent must not take away what this one restores.
-    refuse_condemned([digest])
+    try:
+        # A delete that a repair sent before it was killed must not take this away again.
+        refuse_condemned([digest])
+    except Unreachable as error:
+        logger.error("%s was not restored: %s; run this again later", digest.key, error)
+        return False
     try:
         store.ingest(source)
     except (Absent, Changed, Corrupt) as error:
