@@ -34,7 +34,6 @@ Four attempts of a minute each with their pauses, which is what the store on S3 
 request, and ten minutes for the service to act on what it received.
 """
 
-
 _KEEP: Final = "set_config('idle_session_timeout', '0', false)"
 
 
