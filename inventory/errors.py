@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, OperationalError
+from django.db import DataError, IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from attachments.maintenance.database import CONNECTION_ERRORS
 from cas.storage.base import StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, IntegrityError):
         logger.warning("conflict: %s", error)
         return _response(409, "conflict", "Something changed meanwhile. Look again, then retry.")
-    if isinstance(error, OperationalError):
+    if isinstance(error, CONNECTION_ERRORS):
         logger.error("the database failed: %s", error)
         return _unavailable("database_unavailable", "The database does not answer. Try again.")
     if isinstance(error, exceptions.ValidationError):

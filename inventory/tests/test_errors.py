@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, OperationalError
+from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import path
@@ -88,7 +88,13 @@ def test_exceptions_become_answers(
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(Unreachable("down"), "store_unreachable"), (OperationalError(), "database_unavailable")],
+    [
+        (Unreachable("down"), "store_unreachable"),
+        (OperationalError(), "database_unavailable"),
+        (InterfaceError(), "database_unavailable"),
+        # As PostgreSQL ends a session that idles in a transaction.
+        (InternalError(), "database_unavailable"),
+    ],
 )
 def test_outages_ask_to_come_back(
     monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
