@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 from django.apps import apps
 from django.conf import settings
-from django.core.management.base import OutputWrapper
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, delete_patiently
-from attachments.maintenance.progress import Progress
-from attachments.maintenance.report import Report
+from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
-from attachments.maintenance.run import ExitStatus, Halt, Stop, stopped_by_signals
+from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
+from attachments.maintenance.summary import SAMPLES, RunSummary
 from attachments.maintenance.survey import Entry, survey
 from attachments.references import REFERENCE_COLUMNS
 from cas.digest import CAS_PREFIX
@@ -41,8 +38,6 @@ DELETED_BYTES = Metric("inventory_legacy_bytes_deleted_total", "Bytes of deleted
 BATCH: Final = 500
 """Objects whose references are looked up, and which are then deleted, at a time."""
 
-SAMPLES: Final = 5
-
 
 @dataclass(frozen=True, slots=True)
 class CleanupOptions:
@@ -53,79 +48,70 @@ class CleanupOptions:
     max_delete: int | None = None
     verify_content: bool = False
     workers: int = 4
-    report: Path | None = None
-    as_json: bool = False
 
 
-@dataclass(slots=True)
-class CleanupSummary:
+@dataclass
+class CleanupSummary(RunSummary):
     """What was found below the older prefix, and what became of it."""
 
-    dry_run: bool
-    status: ExitStatus = ExitStatus.DONE
-    reason: str = ""
     deleted: int = 0
-    deleted_bytes: int = 0
     too_young: int = 0
     unknown: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    samples: list[str] = field(default_factory=list)
 
-    def figures(self) -> dict[str, Any]:
+    @property
+    def items(self) -> int:
+        return self.deleted + self.failures.total()
+
+    def counts(self) -> dict[str, Any]:
         return {
-            "status": self.status.name.lower(),
-            "reason": self.reason,
-            "dry_run": self.dry_run,
             "deleted": self.deleted,
-            "deleted_bytes": self.deleted_bytes,
+            "deleted_bytes": self.bytes,
             "too_young": self.too_young,
             "unknown_left_alone": self.unknown,
-            "failures": dict(self.failures),
         }
 
 
-def cleanup(options: CleanupOptions, progress_stream: OutputWrapper) -> CleanupSummary:
-    """Delete, or with `dry_run` only say what would be. Raises Halt if it is refused."""
-    if not (options.dry_run or settings.CAS_MIGRATION_DELETE_OLD_OBJECTS):
-        raise Halt(
-            ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
-        )
+def cleanup(options: CleanupOptions, output: Output) -> CleanupSummary:
+    """Delete, or with `dry_run` only say what would be. Raises Halt if there can be no report."""
     store = attachment_store()
-    stop = Stop()
-    summary = CleanupSummary(options.dry_run)
-    with run_lock(LEGACY_LAYOUT), stopped_by_signals(stop):
-        check_complete(store, stop)
-        progress = Progress(0, progress_stream, as_json=options.as_json)
-        if options.verify_content:
-            verify_content(store, progress, workers=options.workers, stop=stop)
-        if not stop.requested:
-            with Report(options.report) as report:
-                _delete(store, options, summary, report, progress, stop)
-        progress.clear()
-    if stop.status is not None:
-        summary.status, summary.reason = stop.status, stop.reason
-    elif summary.failures:
-        summary.status = ExitStatus.ITEMS_FAILED
+    summary = CleanupSummary(dry_run=options.dry_run)
+    with running(summary, output) as run:
+        if not (options.dry_run or settings.CAS_MIGRATION_DELETE_OLD_OBJECTS):
+            raise Halt(
+                ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
+            )
+        with run_lock(LEGACY_LAYOUT):
+            referenced = check_complete(store, run)
+            if options.verify_content:
+                verify_content(store, run, workers=options.workers, total=referenced)
+            _delete(store, options, summary, run)
     return summary
 
 
-def check_complete(store: BlobStore, stop: Stop) -> None:
-    """Raises Halt unless every row is migrated and every referenced object is whole.
+def check_complete(store: BlobStore, run: Run) -> int:
+    """How many objects rows reference. Raises Halt unless every row is migrated and all are whole.
 
     One listing of `cas/` against one ordered pass over the rows; sizes are compared, contents
     are not.
     """
-    _check_all_migrated(stop)
-    damaged = (entry for entry in survey(store, CAS_PREFIX) if entry.missing or entry.wrong_size)
-    found = list(islice(damaged, SAMPLES + 1))
-    if found:
-        more = ", and more" if len(found) > SAMPLES else ""
+    _check_all_migrated(run.stop)
+    referenced = 0
+    damaged: list[Entry] = []
+    for entry in run.watch("checked", survey(store, CAS_PREFIX)):
+        referenced += not entry.unreferenced
+        if entry.missing or entry.wrong_size:
+            damaged.append(entry)
+            if len(damaged) > SAMPLES:
+                break
+    if damaged:
+        more = ", and more" if len(damaged) > SAMPLES else ""
         raise Halt(
             ExitStatus.DAMAGE_FOUND,
-            "; ".join(_damage(entry) for entry in found[:SAMPLES])
+            "; ".join(_damage(entry) for entry in damaged[:SAMPLES])
             + f"{more}. Nothing was deleted; run verify_cas --repair while the old objects are "
             "still there",
         )
+    return referenced
 
 
 def _check_all_migrated(stop: Stop) -> None:
@@ -147,48 +133,39 @@ def _damage(entry: Entry) -> str:
     return f"{entry.key} has {entry.stat.size} bytes, row {row} says {size}"
 
 
-def _delete(
-    store: BlobStore,
-    options: CleanupOptions,
-    summary: CleanupSummary,
-    report: Report,
-    progress: Progress,
-    stop: Stop,
-) -> None:
-    plan = _deletable(store, options, summary, report)
-    if options.max_delete is not None:
-        plan = islice(plan, options.max_delete)
+def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run) -> None:
+    deletable = _deletable(store, options, summary, run)
+    plan = limited(deletable, options.max_delete, run.stop, "objects")
 
     def delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
-        _check_unreferenced(batch, stop)
+        _check_unreferenced(batch, run.stop)
         if options.dry_run:
             return ((stat.key, None) for stat in batch)
-        patiently(partial(require_lock, LEGACY_LAYOUT), stop)
+        patiently(partial(require_lock, LEGACY_LAYOUT), run.stop)
         return store.remove_many([stat.key for stat in batch])
 
-    while not stop.requested and (batch := list(islice(plan, BATCH))):
+    run.progress.begin("would delete" if options.dry_run else "deleted")
+    while not run.stop.requested and (batch := list(islice(plan, BATCH))):
         sizes = {stat.key: stat.size for stat in batch}
-        for key, error in delete_patiently(batch, delete, stop):
-            _record(key, sizes[key], error, summary, report)
-            progress.done += 1
-            progress.bytes = summary.deleted_bytes
-            progress.failures = summary.failures
-            progress.show_if_due()
-    if options.max_delete is not None and summary.deleted >= options.max_delete:
-        stop.request(ExitStatus.LIMIT_REACHED, f"{options.max_delete} objects were the limit")
+        for key, error in delete_patiently(batch, delete, run.stop):
+            _record(key, sizes[key], error, summary, run)
 
 
 def _deletable(
-    store: BlobStore, options: CleanupOptions, summary: CleanupSummary, report: Report
+    store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
 ) -> Iterator[BlobStat]:
     """The legacy objects that are old enough. What does not look like one is listed instead."""
     newest = timezone.now() - options.min_age
     for stat in outside_cas(store):
+        run.progress.show_if_due()
         if not LEGACY_KEY.match(stat.key):
+            # Left alone and passed by for as long as it takes, and so a signal must end it.
+            run.stop.check()
             summary.unknown += 1
             logger.warning("not a known legacy key, left alone: %s (%d bytes)", stat.key, stat.size)
-            report.write({"key": stat.key, "bytes": stat.size, "outcome": "unknown"})
+            run.report.write({"key": stat.key, "bytes": stat.size, "outcome": "unknown"})
         elif stat.modified > newest:
+            run.stop.check()
             summary.too_young += 1
         else:
             yield stat
@@ -222,21 +199,20 @@ def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
 
 
 def _record(
-    key: str, size: int, error: StoreError | None, summary: CleanupSummary, report: Report
+    key: str, size: int, error: StoreError | None, summary: CleanupSummary, run: Run
 ) -> None:
+    run.progress.step(0 if error else size)
+    record: dict[str, Any] = {"key": key, "bytes": size}
     if error is not None:
-        summary.failures[error.code] += 1
-        if len(summary.samples) < SAMPLES:
-            summary.samples.append(f"{key}: {error}")
+        summary.fail(error.code, f"{key}: {error}")
         DELETED_OBJECTS.labels("failed").inc()
         logger.warning("%s could not be deleted: %s", key, error)
-        report.write({"key": key, "bytes": size, "outcome": "failed", "error": str(error)})
+        run.report.write({**record, "outcome": "failed", "error": str(error)})
         return
     summary.deleted += 1
-    summary.deleted_bytes += size
-    outcome = "would_delete" if summary.dry_run else "deleted"
+    summary.bytes += size
     if not summary.dry_run:
         DELETED_OBJECTS.labels("deleted").inc()
         DELETED_BYTES.inc(size)
         logger.info("deleted %s, %d bytes", key, size)
-    report.write({"key": key, "bytes": size, "outcome": outcome})
+    run.report.write({**record, "outcome": "would_delete" if summary.dry_run else "deleted"})

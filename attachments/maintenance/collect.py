@@ -8,16 +8,13 @@ every reason not to go on; then a second listing hands it, batch by batch, to
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
-from django.core.management.base import OutputWrapper
 from prometheus_client import Counter as Metric
 
 from attachments import references
@@ -25,9 +22,9 @@ from attachments.locks import forget_condemned
 from attachments.maintenance.clocks import MOST_APART, check_clocks, database_now
 from attachments.maintenance.database import require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, delete_patiently
-from attachments.maintenance.progress import Progress
-from attachments.maintenance.report import Report
-from attachments.maintenance.run import ExitStatus, Halt, Stop, stopped_by_signals
+from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import survey
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
@@ -55,8 +52,6 @@ SLOWEST_UPLOAD: Final = timedelta(days=1)
 """A temporary file or multipart upload that is younger may be of an upload still going on, which
 no grace period for blobs says anything about."""
 
-SAMPLES: Final = 5
-
 
 @dataclass(frozen=True, slots=True)
 class CollectOptions:
@@ -65,17 +60,12 @@ class CollectOptions:
     grace: timedelta
     max_percent: float | None = None
     dry_run: bool = False
-    report: Path | None = None
-    as_json: bool = False
 
 
-@dataclass(slots=True)
-class CollectSummary:
+@dataclass
+class CollectSummary(RunSummary):
     """`in_use` blobs came to be referenced, or were being uploaded, while the run went on."""
 
-    dry_run: bool
-    status: ExitStatus = ExitStatus.DONE
-    reason: str = ""
     blobs: int = 0
     referenced: int = 0
     garbage: int = 0
@@ -83,17 +73,15 @@ class CollectSummary:
     in_grace: int = 0
     in_use: int = 0
     collected: int = 0
-    collected_bytes: int = 0
     strays: int = 0
     abandoned: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    samples: list[str] = field(default_factory=list)
 
-    def figures(self) -> dict[str, Any]:
+    @property
+    def items(self) -> int:
+        return self.collected + self.in_use + self.failures.total()
+
+    def counts(self) -> dict[str, Any]:
         return {
-            "status": self.status.name.lower(),
-            "reason": self.reason,
-            "dry_run": self.dry_run,
             "blobs": self.blobs,
             "referenced": self.referenced,
             "garbage": self.garbage,
@@ -101,46 +89,35 @@ class CollectSummary:
             "in_grace_period": self.in_grace,
             "in_use": self.in_use,
             "collected": self.collected,
-            "collected_bytes": self.collected_bytes,
+            "collected_bytes": self.bytes,
             "strays_left_alone": self.strays,
             "abandoned_uploads": self.abandoned,
-            "failures": dict(self.failures),
         }
 
 
-def collect(options: CollectOptions, stream: OutputWrapper) -> CollectSummary:
-    """Collect, or with `dry_run` only find. Raises Halt if a safety check refuses."""
+def collect(options: CollectOptions, output: Output) -> CollectSummary:
+    """Collect, or with `dry_run` only find. Raises Halt if there can be no report."""
     store = attachment_store()
-    stop = Stop()
-    summary = CollectSummary(options.dry_run)
-    with run_lock(RUN), stopped_by_signals(stop), Report(options.report) as report:
+    summary = CollectSummary(dry_run=options.dry_run)
+    with running(summary, output) as run, run_lock(RUN):
         if not options.dry_run:
             check_clocks(store)
             forget_condemned()
         now = database_now()
         older_than = now - options.grace
-        _plan(store, older_than, now, summary, stop)
-        if not stop.requested:
-            _refuse_abnormal_share(options, summary)
-            progress = Progress(summary.garbage, stream, as_json=options.as_json)
-            _collect(store, older_than, summary, report, progress, stop)
-            progress.clear()
-        if not stop.requested:
-            _abandoned(store, min(older_than, now - SLOWEST_UPLOAD), summary, report)
-    if stop.status is not None:
-        summary.status, summary.reason = stop.status, stop.reason
-    elif summary.failures:
-        summary.status = ExitStatus.ITEMS_FAILED
+        _plan(store, older_than, now, summary, run)
+        _refuse_abnormal_share(options, summary)
+        _collect(store, older_than, summary, run)
+        run.stop.check()
+        _abandoned(store, min(older_than, now - SLOWEST_UPLOAD), summary, run)
     return summary
 
 
 def _plan(
-    store: BlobStore, older_than: datetime, now: datetime, summary: CollectSummary, stop: Stop
+    store: BlobStore, older_than: datetime, now: datetime, summary: CollectSummary, run: Run
 ) -> None:
     """Survey everything before anything is deleted: a listing cut short raises in here."""
-    for entry in survey(store, CAS_PREFIX):
-        if stop.requested:
-            return
+    for entry in run.watch("listed", survey(store, CAS_PREFIX)):
         if entry.stat is None:
             raise Halt(
                 ExitStatus.DAMAGE_FOUND,
@@ -185,27 +162,24 @@ def _collect(
     store: BlobStore,
     older_than: datetime,
     summary: CollectSummary,
-    report: Report,
-    progress: Progress,
-    stop: Stop,
+    run: Run,
 ) -> None:
     # No more than was planned: what has become garbage since has not been weighed.
-    candidates = islice(_candidates(store, older_than), summary.garbage)
+    candidates = islice(_candidates(store, older_than, run), summary.garbage)
     delete = _would_delete if summary.dry_run else partial(_delete, store, summary)
-    while not stop.requested and (batch := list(islice(candidates, BATCH))):
+    run.progress.begin("would delete" if summary.dry_run else "deleted", summary.garbage)
+    while not run.stop.requested and (batch := list(islice(candidates, BATCH))):
         sizes = {stat.key: stat.size for stat in batch}
-        for key, error in delete_patiently(batch, delete, stop):
-            _record(key, sizes[key], error, summary, report)
-        progress.done += len(batch)
-        progress.bytes = summary.collected_bytes
-        progress.failures = summary.failures
-        progress.show_if_due()
+        for key, error in delete_patiently(batch, delete, run.stop):
+            _record(key, sizes[key], error, summary, run)
 
 
-def _candidates(store: BlobStore, older_than: datetime) -> Iterator[BlobStat]:
+def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[BlobStat]:
     """Old blobs that no row seems to reference: a look without locks, to lock only those."""
     listed = (s for s in store.scan(CAS_PREFIX) if is_cas_key(s.key) and s.modified < older_than)
     while batch := {Digest.from_key(stat.key): stat for stat in islice(listed, BATCH)}:
+        run.stop.check()
+        run.progress.show_if_due()
         referenced = references.referenced(set(batch))
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
@@ -226,32 +200,29 @@ def _delete(
 
 
 def _record(
-    key: str, size: int, error: StoreError | None, summary: CollectSummary, report: Report
+    key: str, size: int, error: StoreError | None, summary: CollectSummary, run: Run
 ) -> None:
+    run.progress.step(0 if error else size)
     record: dict[str, Any] = {"key": key, "bytes": size}
     if error is not None:
-        summary.failures[error.code] += 1
-        if len(summary.samples) < SAMPLES:
-            summary.samples.append(f"{key}: {error}")
+        summary.fail(error.code, f"{key}: {error}")
         COLLECTED.labels("failed").inc()
         logger.warning("%s could not be deleted: %s", key, error)
-        report.write({**record, "outcome": "failed", "error": str(error)})
+        run.report.write({**record, "outcome": "failed", "error": str(error)})
         return
     summary.collected += 1
-    summary.collected_bytes += size
+    summary.bytes += size
     if summary.dry_run:
-        report.write({**record, "outcome": "would_delete"})
+        run.report.write({**record, "outcome": "would_delete"})
         return
     COLLECTED.labels("deleted").inc()
     COLLECTED_BYTES.inc(size)
     logger.info("deleted %s, %d bytes", key, size)
-    report.write({**record, "outcome": "deleted"})
+    run.report.write({**record, "outcome": "deleted"})
 
 
-def _abandoned(
-    store: BlobStore, older_than: datetime, summary: CollectSummary, report: Report
-) -> None:
+def _abandoned(store: BlobStore, older_than: datetime, summary: CollectSummary, run: Run) -> None:
     for description in store.remove_abandoned(older_than, dry_run=summary.dry_run):
         summary.abandoned += 1
         logger.info("%s: %s", "would remove" if summary.dry_run else "removed", description)
-        report.write({"abandoned": description})
+        run.report.write({"abandoned": description})

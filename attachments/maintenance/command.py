@@ -5,62 +5,104 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import InterfaceError, OperationalError
 
+from attachments.maintenance.frame import UNAVAILABLE, Output, told
 from attachments.maintenance.progress import human_bytes
 from attachments.maintenance.run import ExitStatus, Halt
-from cas.storage.base import StoreError
+from attachments.maintenance.summary import RunSummary
+
+NOT_REPEATED: Final = {
+    "help", "version", "verbosity", "traceback", "no_color", "force_color", "skip_checks",
+    "yes_i_am_sure",
+}  # fmt: skip
+"""Options that say nothing about what is done, and the one that must not be pasted unseen."""
 
 
 class MaintenanceCommand(BaseCommand):
-    """Turns whatever ends a run into one line and an exit status.
+    """Runs, prints the summary however the run ended, and exits with its status.
 
-    Subclasses implement `run_maintenance` and return the status.
+    Subclasses implement `run_maintenance`, and say what to type after its summary.
     """
 
-    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> RunSummary:
         raise NotImplementedError
 
+    def next_command(self, summary: Any, options: dict[str, Any]) -> str | None:
+        """What the operator should type after this summary; None if there is nothing to do.
+
+        After what is over by itself (another run, an outage, a limit), the same once more.
+        """
+        return self.again(options)
+
     def handle(self, *_args: Any, **options: Any) -> None:
+        output = Output(
+            self.stdout if options["json"] else self.stderr, options["json"], options.get("report")
+        )
         try:
-            status = self.run_maintenance(options)
+            summary = self.run_maintenance(options, output)
+            command = self.next_command(summary, options)
         except Halt as halt:
-            status = halt.status
-            self.fail(str(halt))
-        except (StoreError, OperationalError, InterfaceError) as error:
-            status = ExitStatus.UNAVAILABLE
-            self.fail(f"{type(error).__name__}: {error}")
-        if status is not ExitStatus.DONE:
-            raise SystemExit(int(status))
+            summary = RunSummary(status=halt.status, reason=str(halt))
+            command = self.again(options)
+        except UNAVAILABLE as error:
+            summary = RunSummary(status=ExitStatus.UNAVAILABLE, reason=told(error))
+            command = self.again(options)
+        self.print_summary(summary, command, as_json=options["json"])
+        if summary.status is not ExitStatus.DONE:
+            raise SystemExit(int(summary.status))
 
-    def fail(self, message: str) -> None:
-        self.stderr.write(self.style.ERROR(message))
+    def again(self, options: dict[str, Any], **changed: Any) -> str:
+        """This command with the options it was given, or changed: None and False take one out."""
+        _, _, name = type(self).__module__.rpartition(".")
+        words = ["manage.py", name]
+        for action in self.create_parser("manage.py", name)._actions:
+            value = changed.get(action.dest, options.get(action.dest))
+            if action.dest in NOT_REPEATED or value is None or value is False:
+                continue
+            if value == action.default:
+                continue
+            for one in value if isinstance(value, list) else [value]:
+                words += [action.option_strings[-1], *([] if one is True else [str(one)])]
+        return shlex.join(words)
 
-    def print_json(self, record: dict[str, Any]) -> None:
-        self.stdout.write(json.dumps(record, ensure_ascii=False))
+    def print_summary(self, summary: RunSummary, command: str | None, *, as_json: bool) -> None:
+        figures = summary.figures()
+        if as_json:
+            self.stdout.write(json.dumps({"summary": {**figures, "next": command}}))
+            return
+        samples = figures.pop("samples")
+        self.print_figures(figures)
+        for sample in samples:
+            self.stderr.write(self.style.ERROR(sample))
+        if command:
+            self.stdout.write(f"Next: {command}")
 
     def print_figures(self, figures: dict[str, Any]) -> None:
-        """A summary for people: one figure a line, sizes in binary units."""
+        """Figures for people: one a line, sizes in binary units."""
         for name, value in figures.items():
-            if value in ("", None, {}, []):
+            if value in ("", None, {}, []) or (name == "dry_run" and not value):
                 continue
             if name == "bytes" or name.endswith("_bytes"):
                 value = f"{human_bytes(value)} ({value} bytes)"
+            elif name.startswith("bytes_per"):
+                value = human_bytes(value)
             elif isinstance(value, dict):
                 value = ", ".join(_figure(key, count) for key, count in value.items())
             elif isinstance(value, bool):
                 value = "yes" if value else "no"
             self.stdout.write(f"{name.replace('_', ' '):>16}  {value}")
 
-    def confirm(self, question: str, *, sure: bool) -> None:
-        """Go on only if a person agrees, or said so with the option. Raises Halt."""
-        if sure:
-            return
+    def must_ask(self, options: dict[str, Any]) -> bool:
+        return not (options["yes_i_am_sure"] or options.get("dry_run"))
+
+    def confirm(self, question: str) -> None:
+        """Go on only if a person agrees. Raises Halt."""
         if not sys.stdin.isatty():
             raise Halt(
                 ExitStatus.REFUSED, "nobody is there to ask: give --yes-i-am-sure to go ahead"
@@ -98,18 +140,40 @@ def positive(text: str) -> int:
     return number
 
 
-def size(text: str) -> int:
-    """Bytes: `5000000`, `500K`, `20M`, `1G` (binary multiples)."""
+class Size(int):
+    """Bytes, written as they are typed: `5000000`, `500K`, `20M`, `1G` (binary multiples)."""
+
+    def __str__(self) -> str:
+        return _in_units(self, SIZE_UNITS)
+
+
+class Duration(float):
+    """Seconds, written as they are typed: `90`, `90s`, `15m`, `8h`, `30d`."""
+
+    def __str__(self) -> str:
+        return _in_units(int(self), DURATION_UNITS)
+
+
+SIZE_UNITS: Final = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "": 1}
+DURATION_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def _in_units(count: int, units: dict[str, int]) -> str:
+    """The count in the largest unit that divides it; the last of them is one."""
+    fitting = [unit for unit, worth in units.items() if count >= worth and count % worth == 0]
+    unit = fitting[0] if fitting else list(units)[-1]
+    return f"{count // units[unit]}{unit}"
+
+
+def size(text: str) -> Size:
     match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
     if match is None or int(match[1]) == 0:
         raise argparse.ArgumentTypeError("a size is a number, with K, M or G if wanted")
-    power = " KMG".index(match[2] or " ")
-    return int(match[1]) << (10 * power)
+    return Size(int(match[1]) * SIZE_UNITS[match[2]])
 
 
-def duration(text: str) -> float:
-    """Seconds: `90`, `90s`, `15m`, `8h`, `30d`."""
+def duration(text: str) -> Duration:
     match = re.fullmatch(r"(\d+)([smhd]?)", text)
     if match is None:
         raise argparse.ArgumentTypeError("a duration is a number, with s, m, h or d if wanted")
-    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    return Duration(int(match[1]) * DURATION_UNITS[match[2] or "s"])

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from django.core.management.base import OutputWrapper
 from django.db import connection
+from django.db.models import F, Max
 from prometheus_client import Counter as Metric
 
 from attachments.maintenance.database import LEGACY_LAYOUT, patiently, run_lock
+from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.pool import Pool
 from attachments.maintenance.preflight import check_before_migrating
-from attachments.maintenance.progress import Progress
 from attachments.maintenance.rehearsal import Rehearsal
-from attachments.maintenance.report import Report
 from attachments.maintenance.rows import Blocks, Group, IdRange, unmigrated
-from attachments.maintenance.run import ExitStatus, Halt, Pool, Stop, stopped_by_signals
+from attachments.maintenance.run import ExitStatus, Stop, limited
+from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.transfer import Acts, RealActs, RowOutcome, RowResult, Transfer
+from attachments.models import Attachment
 from cas.storage import attachment_store
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ MIGRATED_ROWS = Metric(
     "inventory_migrated_rows_total", "Rows a migration finished with, by outcome.", ["outcome"]
 )
 MIGRATED_BYTES = Metric("inventory_migrated_bytes_total", "Bytes of objects moved to their digest.")
-
-SAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,135 +46,166 @@ class MigrationOptions:
     max_failures: int | None = None
     bandwidth: int | None = None
     max_seconds: float | None = None
-    report: Path | None = None
     dry_run: bool = False
-    as_json: bool = False
 
 
-@dataclass(slots=True)
-class MigrationSummary:
-    """Where every planned row went. `remaining` comes from the table, not from a tally."""
+@dataclass
+class MigrationSummary(RunSummary):
+    """Where every planned row went, and every row added meanwhile.
 
-    planned: int
-    dry_run: bool
-    status: ExitStatus = ExitStatus.DONE
-    reason: str = ""
+    What was planned and what is left is counted in the table, not by a tally. `newest` is the
+    largest id when the run began; `added` are rows with a larger one. `left` is None until the
+    rows on old keys were counted again, `staying` those of them that this run is finished with.
+    """
+
+    planned: int = 0
+    newest: int = 0
+    added: int = 0
+    left: int | None = None
+    staying: int = 0
     outcomes: Counter[RowOutcome] = field(default_factory=Counter)
-    bytes: int = 0
-    retries: int = 0
-    remaining: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    samples: list[RowResult] = field(default_factory=list)
 
     @property
-    def elsewhere(self) -> int:
-        """Planned rows that this run did not touch and that are gone from the old layout."""
-        return self.planned - sum(self.outcomes.values()) - self.remaining
+    def items(self) -> int:
+        return sum(self.outcomes.values())
+
+    @property
+    def deduplicated(self) -> int:
+        return self.outcomes[RowOutcome.DEDUPLICATED]
+
+    @property
+    def remaining(self) -> int:
+        """Rows to be done yet."""
+        expected = self.planned + self.added - self.items
+        return max(0, expected if self.left is None else self.left - self.staying)
+
+    @property
+    def by_others(self) -> int:
+        """Rows that left the older layout without this run: moved by another, or deleted.
+
+        Negative if a row was counted twice.
+        """
+        return self.planned + self.added - self.items - self.remaining
 
     @property
     def balances(self) -> bool:
-        return self.elsewhere >= 0
+        return self.by_others >= 0
+
+    def plan(self, ids: IdRange) -> None:
+        """Count the rows to migrate. Raises the database's errors."""
+        self.newest = Attachment.objects.aggregate(newest=Max("pk"))["newest"] or 0
+        self.planned = unmigrated(ids).filter(pk__lte=self.newest).count()
 
     def count(self, result: RowResult) -> None:
         self.outcomes[result.outcome] += 1
         self.retries += result.attempts - 1
+        moves = result.outcome in (RowOutcome.MIGRATED, RowOutcome.DEDUPLICATED)
+        stays = result.outcome is RowOutcome.FAILED or (self.dry_run and moves)
+        self.staying += stays
+        # Those that stay will be among the rows counted at the end.
+        self.added += result.id > self.newest and not stays
         if result.outcome is RowOutcome.MIGRATED:
             self.bytes += result.size
         if result.outcome is RowOutcome.FAILED:
-            self.failures[result.error_class] += 1
-            if len(self.samples) < SAMPLES:
-                self.samples.append(result)
+            self.fail(
+                result.error_class,
+                f"row {result.id}, {result.old_key}: {result.error_class}: {result.error}",
+            )
 
-    def figures(self) -> dict[str, Any]:
-        """The summary as plain data; planned is the sum of the six counts that follow it."""
-        counts = {str(outcome): self.outcomes[outcome] for outcome in RowOutcome}
-        counts[RowOutcome.ALREADY_DONE] += max(0, self.elsewhere)
+    def count_left(self, ids: IdRange) -> None:
+        """Count what is still on old keys. Raises the database's errors."""
+        left = unmigrated(ids)
+        added = left.filter(pk__gt=self.newest).count()
+        self.left = left.filter(pk__lte=self.newest).count() + added
+        self.added += added
+
+    def judge(self) -> None:
+        super().judge()
+        over = self.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED)
+        if over and not self.balances:
+            self.status = ExitStatus.ITEMS_FAILED
+            self.reason = f"the counts do not balance by {-self.by_others} rows"
+        elif self.status is ExitStatus.DONE and self.remaining:
+            self.status = ExitStatus.ITEMS_FAILED
+            self.reason = (
+                f"{self.remaining} rows are still to be done; {self.added} were added meanwhile, "
+                "by copies, an import or a process of the older version"
+            )
+
+    def counts(self) -> dict[str, Any]:
+        """Planned and added together are the sum of the six counts that follow them."""
+        outcomes = {str(outcome): self.outcomes[outcome] for outcome in RowOutcome}
+        outcomes[RowOutcome.ALREADY_DONE] += max(0, self.by_others)
         return {
-            "status": self.status.name.lower(),
-            "reason": self.reason,
-            "dry_run": self.dry_run,
             "planned": self.planned,
-            **counts,
+            "added": self.added,
+            **outcomes,
             "remaining": self.remaining,
             "balances": self.balances,
+            "by_others": max(0, self.by_others),
             "bytes": self.bytes,
             "retries": self.retries,
-            "failures": dict(self.failures),
         }
 
 
-def migrate(options: MigrationOptions, progress_stream: OutputWrapper) -> MigrationSummary:
-    """Migrate what is left, or rehearse it. Raises Halt if the run cannot begin."""
-    stop = Stop(max_seconds=options.max_seconds)
+def migrate(options: MigrationOptions, output: Output) -> MigrationSummary:
+    """Migrate what is left, or rehearse it. Raises Halt if the report cannot be opened."""
+    summary = MigrationSummary(dry_run=options.dry_run)
     # On PostgreSQL several migrations share the work; a cleanup waits until all have ended.
-    with run_lock(LEGACY_LAYOUT, shared=True), stopped_by_signals(stop):
-        check_before_migrating(attachment_store(), stop, write=not options.dry_run)
-        planned = patiently(unmigrated(options.ids).count, stop)
-        summary = MigrationSummary(planned, options.dry_run)
-        try:
-            _run(options, summary, stop, progress_stream)
-        except Halt as halt:
-            stop.request(halt.status, str(halt))
-        _conclude(options, summary, stop)
+    with running(summary, output) as run, run_lock(LEGACY_LAYOUT, shared=True):
+        run.stop.after(options.max_seconds)
+        check_before_migrating(attachment_store(), run.stop, write=not options.dry_run)
+        if not options.dry_run:
+            patiently(_try_to_write, run.stop)
+        patiently(partial(summary.plan, options.ids), run.stop)
+        with ending(run.stop):
+            _transfer(options, summary, run)
+        connection.close_if_unusable_or_obsolete()
+        patiently(partial(summary.count_left, options.ids), Stop())
     return summary
 
 
-def _run(
-    options: MigrationOptions, summary: MigrationSummary, stop: Stop, stream: OutputWrapper
-) -> None:
+def _try_to_write() -> None:
+    """Raises the database's error if it does not let us: one error, not one for every row."""
+    Attachment.objects.filter(pk=0).update(s3_key=F("s3_key"))
+
+
+def _transfer(options: MigrationOptions, summary: MigrationSummary, run: Run) -> None:
     store = attachment_store()
     pace = Pace(options.workers)
-    blocks = Blocks(options.ids, stop)
-    with Rehearsal(store) as rehearsal, Report(options.report) as report:
+    blocks = Blocks(options.ids, run.stop)
+    with Rehearsal(store) as rehearsal:
         acts: Acts = rehearsal if options.dry_run else RealActs(store)
         transfer = Transfer(
             acts,
             store,
             ids=options.ids,
             pace=pace,
-            bandwidth=Bandwidth(options.bandwidth),
-            stop=stop,
+            bandwidth=Bandwidth(options.bandwidth, run.stop),
+            stop=run.stop,
         )
         pool = Pool[Group, RowResult](
-            transfer.results, pace=pace, stop=stop, finished=blocks.finished
+            transfer.results, pace=pace, stop=run.stop, finished=blocks.finished
         )
-        progress = Progress(summary.planned, stream, as_json=options.as_json)
+        run.progress.begin("rows", summary.planned)
         try:
-            for result in pool.run(_limited(blocks, options.limit, stop)):
+            for result in pool.run(limited(blocks.groups(), options.limit, run.stop, "objects")):
                 if result is not None:
-                    _record(result, summary, report, progress)
-                    _stop_at_failures(options.max_failures, summary, stop)
-                progress.show_if_due()
+                    _record(result, summary, run)
+                    _stop_at_failures(options.max_failures, summary, run.stop)
+                run.progress.show_if_due()
         finally:
-            progress.clear()
             blocks.close()
 
 
-def _limited(blocks: Blocks, limit: int | None, stop: Stop) -> Iterator[Group | None]:
-    begun = 0
-    for group in blocks.groups():
-        if group is not None:
-            if begun == limit:
-                stop.request(ExitStatus.LIMIT_REACHED, f"{limit} objects were the limit")
-                return
-            begun += 1
-        yield group
-
-
-def _record(
-    result: RowResult, summary: MigrationSummary, report: Report, progress: Progress
-) -> None:
+def _record(result: RowResult, summary: MigrationSummary, run: Run) -> None:
     summary.count(result)
     if not summary.dry_run:
         MIGRATED_ROWS.labels(str(result.outcome)).inc()
         if result.outcome is RowOutcome.MIGRATED:
             MIGRATED_BYTES.inc(result.size)
-    progress.done += 1
-    progress.bytes = summary.bytes
-    progress.deduplicated = summary.outcomes[RowOutcome.DEDUPLICATED]
-    progress.retries = summary.retries
-    progress.failures = summary.failures
-    report.write(
+    run.progress.step(result.size if result.outcome is RowOutcome.MIGRATED else 0)
+    run.report.write(
         {
             "id": result.id,
             "old_key": result.old_key,
@@ -194,26 +224,3 @@ def _record(
 def _stop_at_failures(limit: int | None, summary: MigrationSummary, stop: Stop) -> None:
     if limit is not None and summary.outcomes[RowOutcome.FAILED] >= limit:
         stop.request(ExitStatus.ITEMS_FAILED, f"{limit} rows failed, as many as are allowed")
-
-
-def _conclude(options: MigrationOptions, summary: MigrationSummary, stop: Stop) -> None:
-    """Count what is left in the table and decide how the run ended."""
-    failed = summary.outcomes[RowOutcome.FAILED]
-    if options.dry_run:
-        # Nothing moved: what was not looked at is what remains of the plan.
-        summary.remaining = max(0, summary.planned - sum(summary.outcomes.values()))
-    else:
-        connection.close_if_unusable_or_obsolete()
-        left = patiently(unmigrated(options.ids).count, Stop())
-        summary.remaining = max(0, left - failed)
-    if stop.status is not None:
-        summary.status, summary.reason = stop.status, stop.reason
-    if summary.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED) and (
-        failed or not summary.balances
-    ):
-        summary.status = ExitStatus.ITEMS_FAILED
-    elif summary.status is ExitStatus.DONE and summary.remaining:
-        summary.status = ExitStatus.ITEMS_FAILED
-        summary.reason = "rows were added on old keys while the run went on, or were not reached"
-    if not summary.balances:
-        summary.reason = f"the counts do not balance by {-summary.elsewhere} rows"

@@ -6,6 +6,9 @@ import math
 import random
 import threading
 import time
+from contextlib import suppress
+
+from attachments.maintenance.run import Stop, Stopped
 
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 20.0
@@ -54,10 +57,14 @@ class Pace:
 
 
 class Bandwidth:
-    """Holds all threads together to so many bytes a second; None is no limit."""
+    """Holds all threads together to so many bytes a second; None is no limit.
 
-    def __init__(self, bytes_per_second: int | None) -> None:
+    A run that is asked to end is not held any more: what is in flight is to be finished soon.
+    """
+
+    def __init__(self, bytes_per_second: int | None, stop: Stop) -> None:
         self._rate = bytes_per_second
+        self._stop = stop
         self._free_at = time.monotonic()
         self._lock = threading.Lock()
 
@@ -70,4 +77,5 @@ class Bandwidth:
             wait = self._free_at - now
             self._free_at = max(now, self._free_at) + count / self._rate
         if wait > 0:
-            time.sleep(wait)
+            with suppress(Stopped):
+                self._stop.sleep(wait)

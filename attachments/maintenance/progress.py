@@ -4,98 +4,154 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
-from collections import Counter, deque
-from typing import Any
+from collections import deque
+from types import TracebackType
+from typing import Any, Final, Self
 
 from django.core.management.base import OutputWrapper
 
+from attachments.maintenance.summary import RunSummary
+
 logger = logging.getLogger(__name__)
 
-LIVE_SECONDS = 0.5
-LOG_SECONDS = 60.0
-WINDOW_SECONDS = 120.0
+LIVE_SECONDS: Final = 0.5
+LOG_SECONDS: Final = 60.0
+WINDOW_SECONDS: Final = 120.0
+CLEAR_LINE: Final = "\r\x1b[K"
 
 
 class Progress:
     """One live line on a terminal; otherwise one log line a minute, or JSON lines if asked for.
 
-    `total` is the number of items planned, `done` how many are over. Rates are those of the last
-    two minutes. Only the calling thread uses it.
+    A run is a sequence of phases, each with its own count of items and bytes. Rates are those of
+    the last two minutes. While there is a live line, the log shows on the terminal from warnings
+    up. Only the calling thread uses it.
     """
 
-    def __init__(self, total: int, stream: OutputWrapper, *, as_json: bool = False) -> None:
-        self.total = total
+    def __init__(
+        self, summary: RunSummary, stream: OutputWrapper, *, as_json: bool = False
+    ) -> None:
+        self.phase = ""
         self.done = 0
+        self.total: int | None = None
         self.bytes = 0
-        self.deduplicated = 0
-        self.retries = 0
-        self.failures: Counter[str] = Counter()
+        self._summary = summary
         self._stream = stream
         self._json = as_json
         self._live = not as_json and stream.isatty()
         self._interval = LIVE_SECONDS if self._live else LOG_SECONDS
-        now = time.monotonic()
-        self._shown_at = now
-        self._samples: deque[tuple[float, int, int]] = deque([(now, 0, 0)])
+        self._shown_at = time.monotonic()
+        self._seen: deque[tuple[float, int, int]] = deque([(self._shown_at, 0, 0)])
+
+    def __enter__(self) -> Self:
+        if self._live:
+            for handler in _terminal_handlers():
+                handler.addFilter(self._may_interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            for handler in _terminal_handlers():
+                handler.removeFilter(self._may_interrupt)
+            self._clear()
+
+    def begin(self, phase: str, total: int | None = None) -> None:
+        """Count anew, up to `total` items, None if nobody knows."""
+        self.phase, self.total, self.done, self.bytes = phase, total, 0, 0
+        self._seen = deque([(time.monotonic(), 0, 0)])
+        if self._live:
+            self._show()
+
+    def step(self, size: int = 0) -> None:
+        """One item of so many bytes is over."""
+        self.done += 1
+        self.bytes += size
+        self.show_if_due()
 
     def show_if_due(self) -> None:
-        now = time.monotonic()
-        if now - self._shown_at < self._interval:
-            return
-        self._shown_at = now
-        self._samples.append((now, self.done, self.bytes))
-        while len(self._samples) > 1 and now - self._samples[0][0] > WINDOW_SECONDS:
-            self._samples.popleft()
-        state = self.state()
-        if self._json:
-            self._stream.write(json.dumps({"progress": state}))
-            self._stream.flush()
-        elif self._live:
-            self._stream.write("\r\x1b[K" + self._line(state), ending="")
-            self._stream.flush()
-        else:
-            logger.info("%s", self._line(state))
+        if time.monotonic() - self._shown_at >= self._interval:
+            self._show()
 
-    def clear(self) -> None:
-        """Take the live line away, so that something else can be printed."""
-        if self._live:
-            self._stream.write("\r\x1b[K", ending="")
-            self._stream.flush()
+    def _show(self) -> None:
+        now = self._shown_at = time.monotonic()
+        self._seen.append((now, self.done, self.bytes))
+        while len(self._seen) > 1 and now - self._seen[0][0] > WINDOW_SECONDS:
+            self._seen.popleft()
+        if self._json:
+            self._write(json.dumps({"progress": self.state()}), ending="\n")
+        elif self._live:
+            # A line that wraps could not be taken back.
+            width = shutil.get_terminal_size().columns - 1
+            self._write(CLEAR_LINE + self._line()[:width])
+        else:
+            logger.info("%s", self._line())
 
     def state(self) -> dict[str, Any]:
-        """The figures; rates per second, `seconds_left` None while unknown."""
+        """The figures; rates per second, `total` and `seconds_left` None while unknown."""
         now = time.monotonic()
-        then, done, sent = self._samples[0]
+        then, done, size = self._seen[0]
         seconds = max(now - then, 1e-6)
         rate = (self.done - done) / seconds
-        left = max(0, self.total - self.done)
+        known = self.total is not None and rate > 0
         return {
+            "phase": self.phase,
             "done": self.done,
             "total": self.total,
             "bytes": self.bytes,
             "items_per_second": round(rate, 1),
-            "bytes_per_second": round((self.bytes - sent) / seconds),
-            "seconds_left": round(left / rate) if rate > 0 else None,
-            "deduplicated": self.deduplicated,
-            "retries": self.retries,
-            "failures": dict(self.failures),
+            "bytes_per_second": round((self.bytes - size) / seconds),
+            "seconds_left": round(max(0, (self.total or 0) - self.done) / rate) if known else None,
+            "deduplicated": self._summary.deduplicated,
+            "retries": self._summary.retries,
+            "failures": dict(+self._summary.failures),
         }
 
-    def _line(self, state: dict[str, Any]) -> str:
-        share = self.deduplicated / self.done if self.done else 0.0
-        left = state["seconds_left"]
-        parts = [
-            f"{self.done}/{self.total}",
-            human_bytes(self.bytes),
-            f"{state['items_per_second']}/s",
-            f"{human_bytes(state['bytes_per_second'])}/s",
-            f"{left} s left" if left is not None else "time left unknown",
-            f"{share:.0%} deduplicated",
-            f"{self.retries} retries",
-        ]
-        parts += [f"{count} {name}" for name, count in sorted(self.failures.items())]
+    def _line(self) -> str:
+        state = self.state()
+        parts = [f"{self.phase} {self.done}" + (f"/{self.total}" if self.total is not None else "")]
+        parts.append(f"{state['items_per_second']}/s")
+        if self.bytes:
+            parts += [human_bytes(self.bytes), f"{human_bytes(state['bytes_per_second'])}/s"]
+        if state["seconds_left"] is not None:
+            parts.append(f"{human_seconds(state['seconds_left'])} left")
+        parts += [f"{count} {name}" for name, count in sorted(state["failures"].items())]
+        if state["deduplicated"]:
+            parts.append(f"{state['deduplicated'] / max(1, self.done):.0%} deduplicated")
+        if state["retries"]:
+            parts.append(f"{state['retries']} retries")
         return ", ".join(parts)
+
+    def _may_interrupt(self, record: logging.LogRecord) -> bool:
+        """A filter of the terminal's log: makes room for warnings, keeps the rest out."""
+        if record.levelno < logging.WARNING:
+            return False
+        self._clear()
+        return True
+
+    def _clear(self) -> None:
+        """Take the live line away, so that something else can be printed."""
+        self._write(CLEAR_LINE)
+
+    def _write(self, text: str, *, ending: str = "") -> None:
+        # Django would colour what goes to standard error as an error.
+        self._stream.write(text, style_func=str, ending=ending)
+        self._stream.flush()
+
+
+def _terminal_handlers() -> list[logging.Handler]:
+    """The log's handlers that write to a terminal."""
+    return [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream.isatty()
+    ]
 
 
 def human_bytes(count: float) -> str:
@@ -105,3 +161,12 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def human_seconds(count: int) -> str:
+    """A duration for people: `41 s`, `12 min`, `3 h 20 min`."""
+    minutes, seconds = divmod(count, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from attachments.maintenance.run import ExitStatus, Halt
+
 
 class Report:
     """Appends to a file, so that a resumed run continues the record; None writes nowhere.
 
-    Each line is flushed: a run that is killed leaves every finished item on record.
+    Each line is flushed: a run that is killed leaves every finished item on record. A file that
+    cannot be opened or written ends the run by a Halt: nobody asks for a record to do without it.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file = path.open("a", encoding="utf-8") if path else None
+        try:
+            self._file = path.open("a", encoding="utf-8") if path else None
+        except OSError as error:
+            raise Halt(ExitStatus.REFUSED, f"the report cannot be opened: {error}") from error
 
     def write(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+        except OSError as error:
+            raise Halt(ExitStatus.UNAVAILABLE, f"the report cannot be written: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -32,4 +43,6 @@ class Report:
         trace: TracebackType | None,
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            # Every line was flushed, or has ended the run; what is left then cannot be written.
+            with contextlib.suppress(OSError):
+                self._file.close()

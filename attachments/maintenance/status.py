@@ -11,13 +11,17 @@ from django.db import connection
 from django.db.models import Count, Max, Q, Sum
 
 from attachments.maintenance.database import LEGACY_LAYOUT, LOCK_SPACE
+from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.rows import CAS_KEY
+from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import CAS_PREFIX
+from cas.storage import attachment_store
 from cas.storage.base import BlobStore
 
-SAMPLES: Final = 5
+FAULTS: Final = ("missing", "wrong_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +67,27 @@ class MigrationStatus:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectStatus:
-    """Referenced objects that are missing or of another size than their rows say."""
+@dataclass
+class StatusSummary(RunSummary):
+    """How the rows stand and, if objects were checked, which are missing or of another size than
+    their rows say. `damaged_blobs` are those of them that are in the new layout.
+    """
 
-    missing: int
-    wrong_size: int
-    samples: tuple[str, ...]
+    rows: MigrationStatus | None = None
+    checked: int = 0
+    damaged_blobs: int = 0
 
     @property
-    def sound(self) -> bool:
-        return not (self.missing or self.wrong_size)
+    def items(self) -> int:
+        return self.checked
+
+    def judge(self) -> None:
+        if self.failures:
+            self.status = ExitStatus.DAMAGE_FOUND
+
+    def counts(self) -> dict[str, Any]:
+        objects = {"checked": self.checked, **{fault: self.failures[fault] for fault in FAULTS}}
+        return {**(self.rows.figures() if self.rows else {}), **(objects if self.checked else {})}
 
 
 def migration_status() -> MigrationStatus:
@@ -109,21 +123,28 @@ def migration_status() -> MigrationStatus:
     )
 
 
-def check_objects(store: BlobStore) -> ObjectStatus:
-    """Compare every reference with what the store lists. Raises StoreError."""
-    missing = wrong_size = 0
-    samples: list[str] = []
-    for entry in _both_layouts(store):
-        if entry.missing:
-            missing += 1
-        elif entry.wrong_size:
-            wrong_size += 1
-        else:
+def look(output: Output, *, objects: bool) -> StatusSummary:
+    """Count the rows and, if asked, compare every reference with what the store lists.
+
+    Raises Halt if there can be no report.
+    """
+    summary = StatusSummary()
+    with running(summary, output) as run:
+        summary.rows = migration_status()
+        if objects:
+            _check_objects(attachment_store(), summary, run)
+    return summary
+
+
+def _check_objects(store: BlobStore, summary: StatusSummary, run: Run) -> None:
+    for entry in run.watch("checked", _both_layouts(store)):
+        summary.checked += 1
+        if not (entry.missing or entry.wrong_size):
             continue
-        if len(samples) < SAMPLES:
-            fault = "missing" if entry.missing else "wrong size"
-            samples.append(f"{fault}: {entry.key}, row {entry.row}")
-    return ObjectStatus(missing, wrong_size, tuple(samples))
+        fault = "missing" if entry.missing else "wrong_size"
+        summary.damaged_blobs += entry.key.startswith(CAS_PREFIX)
+        summary.fail(fault, f"{fault.replace('_', ' ')}: {entry.key}, row {entry.row}")
+        run.report.write({"key": entry.key, "fault": fault, "row": entry.row})
 
 
 def _both_layouts(store: BlobStore) -> Iterator[Entry]:

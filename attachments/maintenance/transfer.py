@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
+
+from django.db import ProgrammingError
 
 from attachments import references
 from attachments.locks import Hold
@@ -17,7 +20,7 @@ from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
-from cas.digest import Digest
+from cas.digest import Digest, is_cas_key
 from cas.storage.base import (
     Absent,
     BlobStore,
@@ -30,6 +33,10 @@ from cas.storage.base import (
 )
 
 logger = logging.getLogger(__name__)
+
+# A statement that the database does not allow us, and a full disk below the rehearsal's memory,
+# fail every row alike.
+ENDS_RUN: Final = (Halt, Stopped, ProgrammingError, sqlite3.OperationalError)
 
 
 class RowOutcome(StrEnum):
@@ -124,7 +131,7 @@ class Transfer:
         attempts = Attempts(self._pace, self._stop, self._store)
         try:
             ingested = attempts.of(partial(self._ingest, group, hold))
-        except (Halt, Stopped):
+        except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
             for row in members(group, self._ids, self._stop):
@@ -166,7 +173,7 @@ class Transfer:
         digest = ingested.digest
         try:
             moved = attempts.of(partial(self._repoint, row, group, digest, hold))
-        except (Halt, Stopped):
+        except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
             return _failed(row, group, attempts.taken(), error)
@@ -177,8 +184,11 @@ class Transfer:
                 self._acts.verb, row, group.key, digest.key, digest, outcome,
             )  # fmt: skip
         else:
-            there = patiently(Attachment.objects.filter(pk=row).exists, self._stop)
-            outcome = RowOutcome.ALREADY_DONE if there else RowOutcome.SKIPPED
+            key = patiently(partial(_key_now, row), self._stop)
+            if key is not None and not is_cas_key(key):
+                changed = RowFault("changed", f"the row has come to point at {key}; run this again")
+                return _failed(row, group, attempts.taken(), changed)
+            outcome = RowOutcome.SKIPPED if key is None else RowOutcome.ALREADY_DONE
         return RowResult(row, group.key, group.size, outcome, attempts.taken(), digest)
 
     def _repoint(self, row: int, group: Group, digest: Digest, hold: Hold) -> bool:
@@ -190,6 +200,11 @@ class Transfer:
             # Collected or damaged since it was stored: store it again, and try once more.
             self._ingest(group, hold)
             return patiently(repoint, self._stop)
+
+
+def _key_now(row: int) -> str | None:
+    """None if the row is gone, or has come to be a link."""
+    return Attachment.objects.filter(pk=row).values_list("s3_key", flat=True).first()
 
 
 def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResult:

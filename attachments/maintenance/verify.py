@@ -7,29 +7,27 @@ hashed, the least recently verified first, so that runs of limited length get ro
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from django.core.management.base import OutputWrapper
 from django.db.models import Q
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments.maintenance.attempts import Attempts
 from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
+from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
-from attachments.maintenance.progress import Progress
+from attachments.maintenance.pool import Pool
 from attachments.maintenance.repair import repair
 from attachments.maintenance.report import Report
-from attachments.maintenance.run import ExitStatus, Pool, Stop, stopped_by_signals
+from attachments.maintenance.run import ExitStatus, Stop
 from attachments.maintenance.survey import Entry, look, survey
+from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
 from attachments.models import Verification
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
@@ -47,33 +45,16 @@ BATCH: Final = 500
 MOST_DAMAGED: Final = 10_000
 """Damaged blobs kept in mind for the repair; more than that and the run stops to be repeated."""
 
-
-class Verdict(StrEnum):
-    """What is the matter with a blob."""
-
-    INTACT = "intact"
-    CORRUPT = "corrupt"
-    MISSING = "missing"
-    WRONG_SIZE = "wrong_size"
-    UNREADABLE = "unreadable"
-    GONE = "gone"
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """One blob's verdict; `size` is the bytes read, `detail` what a person should know."""
-
-    digest: Digest
-    verdict: Verdict
-    size: int = 0
-    detail: str = ""
+REPAIRED_AFTER: Final = (None, ExitStatus.LIMIT_REACHED, ExitStatus.DAMAGE_FOUND)
+"""Ends of the search after which what it has found is still repaired."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
     """`older_than` leaves out blobs verified more recently; `bandwidth` in bytes a second.
 
-    `read_all` hashes even where the store keeps a full-object SHA-256 of its own.
+    `max_seconds` is for the hashing; the survey before it is always made in full. `read_all`
+    hashes even where the store keeps a full-object SHA-256 of its own.
     """
 
     workers: int = 4
@@ -82,107 +63,74 @@ class VerifyOptions:
     older_than: timedelta = timedelta()
     read_all: bool = False
     repair: bool = False
-    report: Path | None = None
-    as_json: bool = False
 
 
-@dataclass(slots=True)
-class VerifySummary:
-    """`verdicts` counts blobs; `damaged` names what is left of the damage after any repair."""
-
-    status: ExitStatus = ExitStatus.DONE
-    reason: str = ""
-    planned: int = 0
-    hashed: int = 0
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
-    bytes: int = 0
-    orphans: int = 0
-    orphan_bytes: int = 0
-    strays: int = 0
-    quarantined: int = 0
-    restored: int = 0
-    damaged: dict[Digest, Verified] = field(default_factory=dict)
-
-    @property
-    def remaining(self) -> int:
-        return max(0, self.planned - self.hashed)
-
-    def note(self, verified: Verified) -> None:
-        self.verdicts[verified.verdict] += 1
-        if verified.verdict not in (Verdict.INTACT, Verdict.GONE):
-            self.damaged[verified.digest] = verified
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            "status": self.status.name.lower(),
-            "reason": self.reason,
-            "planned": self.planned,
-            **{str(verdict): self.verdicts[verdict] for verdict in Verdict},
-            "remaining": self.remaining,
-            "bytes": self.bytes,
-            "orphans": self.orphans,
-            "orphan_bytes": self.orphan_bytes,
-            "strays": self.strays,
-            "quarantined": self.quarantined,
-            "restored": self.restored,
-            "still_damaged": len(self.damaged),
-        }
-
-
-def verify(options: VerifyOptions, stream: OutputWrapper) -> VerifySummary:
-    """Verify, and with `repair` restore what can be. Raises Halt, StoreError."""
+def verify(options: VerifyOptions, output: Output) -> VerifySummary:
+    """Verify, and with `repair` restore what can be. Raises Halt if there can be no report."""
     store = attachment_store()
-    stop = Stop(max_seconds=options.max_seconds)
     summary = VerifySummary()
-    began = timezone.now()
+    due_before = timezone.now() - options.older_than
     # A repair relies on the old objects, which a cleanup would delete meanwhile.
     keep_old = run_lock(LEGACY_LAYOUT, shared=True) if options.repair else nullcontext()
-    with run_lock("verify"), keep_old, stopped_by_signals(stop), Report(options.report) as report:
-        _survey(store, summary, report, stop)
-        due = Verification.objects.filter(verified_at__lte=began - options.older_than)
-        summary.planned = due.count()
-        progress = Progress(summary.planned, stream, as_json=options.as_json)
-        hasher = _Hasher(store, options, stop)
-        pool = Pool[Digest, Verified](hasher.verified, pace=hasher.pace, stop=stop)
-        intact: list[Digest] = []
-        for verified in pool.run(_due(began - options.older_than)):
-            if verified is not None:
-                _record(verified, summary, report, progress)
-                if verified.verdict is Verdict.INTACT:
-                    intact.append(verified.digest)
-                    _remember(intact, at_least=BATCH)
-                if len(summary.damaged) >= MOST_DAMAGED:
-                    stop.request(ExitStatus.DAMAGE_FOUND, "too much damage to go on")
-            progress.show_if_due()
-        _remember(intact)
-        progress.clear()
-        if options.repair and summary.damaged:
-            _repair(store, summary, report)
-    _conclude(summary, stop)
+    with running(summary, output) as run, run_lock("verify"), keep_old:
+        with ending(run.stop):
+            _survey(store, summary, run)
+            due = Verification.objects.filter(verified_at__lte=due_before)
+            # What is missing is not there to be hashed, and so it is not due.
+            summary.planned = due.count() + summary.verdicts[Verdict.MISSING]
+            run.stop.after(options.max_seconds)
+            _hash(store, options, due_before, summary, run)
+        if options.repair and summary.damaged and run.stop.status in REPAIRED_AFTER:
+            _repair(store, summary, run.report)
     return summary
 
 
-def _survey(store: BlobStore, summary: VerifySummary, report: Report, stop: Stop) -> None:
+def _hash(
+    store: BlobStore,
+    options: VerifyOptions,
+    due_before: datetime,
+    summary: VerifySummary,
+    run: Run,
+) -> None:
+    """Hash what is due. However it ends, what was found intact is remembered."""
+    hasher = _Hasher(store, options, run.stop)
+    pool = Pool[Digest, Verified](hasher.verified, pace=hasher.pace, stop=run.stop)
+    intact: list[Digest] = []
+    run.progress.begin("hashed", summary.planned)
+    try:
+        for verified in pool.run(_due(due_before)):
+            if verified is not None:
+                _record(verified, summary, run)
+                if verified.verdict is Verdict.INTACT:
+                    intact.append(verified.digest)
+                    _remember(intact, at_least=BATCH)
+            run.progress.show_if_due()
+    finally:
+        _remember(intact)
+
+
+def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
     """Note what a look at the listing shows, and enrol every blob for its turn."""
     enrolled: list[Verification] = []
-    for entry in survey(store, CAS_PREFIX):
-        if stop.requested or len(summary.damaged) >= MOST_DAMAGED:
-            break
+    for entry in run.watch("listed", survey(store, CAS_PREFIX)):
         if not is_cas_key(entry.key):
             summary.strays += 1
             logger.warning("below %s, but no blob's key: %s", CAS_PREFIX, entry.key)
-            report.write({"key": entry.key, "verdict": "stray"})
+            run.report.write({"key": entry.key, "verdict": "stray"})
             continue
         digest = Digest.from_key(entry.key)
         if entry.stat is None:
-            _damage(Verified(digest, Verdict.MISSING, detail=f"row {entry.row}"), summary, report)
+            _damage(Verified(digest, Verdict.MISSING, detail=f"row {entry.row}"), summary, run)
+            Verification.objects.filter(digest=digest.hex).delete()
             continue
         if entry.wrong_size:
-            _damage(Verified(digest, Verdict.WRONG_SIZE, detail=_misfit(entry)), summary, report)
+            _damage(Verified(digest, Verdict.WRONG_SIZE, detail=_misfit(entry)), summary, run)
+            # Whether the blob or the row is wrong is to be known in this run.
+            Verification.objects.filter(digest=digest.hex).update(verified_at=NEVER)
         if entry.unreferenced:
             summary.orphans += 1
             summary.orphan_bytes += entry.stat.size
-            report.write({"key": entry.key, "verdict": "orphan", "bytes": entry.stat.size})
+            run.report.write({"key": entry.key, "verdict": "orphan", "bytes": entry.stat.size})
         enrolled.append(Verification(digest=digest.hex, verified_at=NEVER))
         if len(enrolled) >= BATCH:
             Verification.objects.bulk_create(enrolled, ignore_conflicts=True)
@@ -216,7 +164,7 @@ class _Hasher:
     def __init__(self, store: BlobStore, options: VerifyOptions, stop: Stop) -> None:
         self.pace = Pace(options.workers)
         self._store = store
-        self._bandwidth = Bandwidth(options.bandwidth)
+        self._bandwidth = Bandwidth(options.bandwidth, stop)
         self._read_all = options.read_all
         self._stop = stop
 
@@ -251,27 +199,27 @@ class _Hasher:
         return Verified(digest, Verdict.CORRUPT, size, f"its bytes hash to {found}")
 
 
-def _record(verified: Verified, summary: VerifySummary, report: Report, progress: Progress) -> None:
+def _record(verified: Verified, summary: VerifySummary, run: Run) -> None:
     VERIFIED.labels(str(verified.verdict)).inc()
     summary.hashed += 1
     summary.bytes += verified.size
-    progress.done += 1
-    progress.bytes = summary.bytes
+    run.progress.step(verified.size)
     if verified.verdict is Verdict.GONE:
         Verification.objects.filter(digest=verified.digest.hex).delete()
     if verified.verdict in (Verdict.INTACT, Verdict.GONE):
         summary.note(verified)
-        report.write({"key": verified.digest.key, "verdict": str(verified.verdict)})
+        run.report.write({"key": verified.digest.key, "verdict": str(verified.verdict)})
         return
-    progress.failures[str(verified.verdict)] += 1
-    _damage(verified, summary, report)
+    _damage(verified, summary, run)
 
 
-def _damage(verified: Verified, summary: VerifySummary, report: Report) -> None:
+def _damage(verified: Verified, summary: VerifySummary, run: Run) -> None:
     summary.note(verified)
     key, verdict, detail = verified.digest.key, str(verified.verdict), verified.detail
     logger.error("%s is %s: %s", key, verdict.replace("_", " "), detail)
-    report.write({"key": key, "verdict": verdict, "detail": detail})
+    run.report.write({"key": key, "verdict": verdict, "detail": detail})
+    if len(summary.damaged) >= MOST_DAMAGED:
+        run.stop.request(ExitStatus.DAMAGE_FOUND, "too much damage to go on")
 
 
 def _remember(intact: list[Digest], *, at_least: int = 1) -> None:
@@ -291,10 +239,3 @@ def _repair(store: BlobStore, summary: VerifySummary, report: Report) -> None:
         if action == "restored":
             summary.restored += 1
             del summary.damaged[Digest.from_key(key)]
-
-
-def _conclude(summary: VerifySummary, stop: Stop) -> None:
-    if stop.status is not None:
-        summary.status, summary.reason = stop.status, stop.reason
-    if summary.damaged:
-        summary.status = ExitStatus.DAMAGE_FOUND

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from attachments.tests.legacy import (
     terminate_others,
 )
 from cas.digest import Digest
-from cas.storage.base import BlobStore, StoreError, Unreachable
+from cas.storage.base import Absent, BlobStore, Corrupt, StoreError, Unreachable
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -142,6 +145,65 @@ def test_verify_content_hashes_before_anything_is_deleted(
 
 
 @on_disk
+@pytest.mark.parametrize("error", [Absent, Corrupt])
+def test_verify_content_takes_what_is_missing_or_cut_short_for_damage(
+    store: BlobStore,
+    migrated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[StoreError],
+) -> None:
+    """It was there in the listing, and is not when it is read."""
+    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    broken = Digest.of(b"bb").key
+    real = store.digest_of
+
+    def failing(key: str, on_bytes: Any = None) -> Any:
+        if key == broken:
+            raise error("not what was promised", key=key)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", failing)
+    status, output = run(*CLEANUP, "--verify-content", "--json")
+    summary = summary_of(output)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert f"the bytes of {broken} do not hash to it" in summary["reason"]
+    assert (summary["deleted"], summary["next"]) == (0, "manage.py verify_cas --repair")
+
+
+@on_disk
+def test_verify_content_reads_again_what_did_not_answer(
+    store: BlobStore, migrated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    real = store.digest_of
+    errors: list[StoreError] = [Unreachable("503"), Unreachable("503")]
+
+    def failing(key: str, on_bytes: Any = None) -> Any:
+        if errors:
+            raise errors.pop()
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", failing)
+    status, output = run(*CLEANUP, "--verify-content", "--json")
+    assert (status, summary_of(output)["deleted"]) == (0, 3)
+
+
+@on_disk
+def test_verify_content_has_so_many_workers(
+    store: BlobStore, migrated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2)
+    real = store.digest_of
+
+    def at_once(key: str, on_bytes: Any = None) -> Any:
+        together.wait(30)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", at_once)
+    assert run(*CLEANUP, "--verify-content", "--workers", "2")[0] == 0
+
+
+@on_disk
 def test_a_reference_that_appears_meanwhile_keeps_its_object(
     store: BlobStore, part: Part, migrated: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +307,57 @@ def test_max_delete_stops_and_a_second_run_goes_on(store: BlobStore, migrated: l
     assert summary_of(output)["deleted"] == 2
     assert run(*CLEANUP)[0] == 0
     assert not set(migrated) & keys_of(store)
+
+
+@on_disk
+def test_a_limit_that_is_just_enough_is_not_reached(store: BlobStore, migrated: list[str]) -> None:
+    assert run(*CLEANUP, "--max-delete", "3")[0] == 0
+    assert not set(migrated) & keys_of(store)
+
+
+@on_disk
+def test_what_was_deleted_before_a_listing_failed_is_told(
+    store: BlobStore, migrated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 1)
+    real = module.outside_cas
+
+    def cut_short(store: BlobStore) -> Any:
+        yield from list(real(store))[:2]
+        raise Unreachable("the second page never came")
+
+    monkeypatch.setattr(module, "outside_cas", cut_short)
+    status, output = run(*CLEANUP, "--json")
+    summary = summary_of(output)
+    assert status == ExitStatus.UNAVAILABLE
+    assert (summary["status"], summary["deleted"]) == ("unavailable", 2)
+    assert "second page" in summary["reason"]
+    assert summary["next"] == "manage.py cleanup_legacy_blobs --json"
+
+
+@on_disk
+@pytest.mark.parametrize("where", ["survey", "outside_cas"])
+def test_a_signal_ends_the_looking_too(
+    store: BlobStore, migrated: list[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Not only the deleting: at a million objects, looking is what takes the time."""
+    put(store, "backup.tar", b"unknown")
+    seen = 0
+    real = getattr(module, where)
+
+    def then_a_signal(*arguments: Any) -> Any:
+        nonlocal seen
+        for found in real(*arguments):
+            if not seen:
+                os.kill(os.getpid(), signal.SIGTERM)
+            seen += 1
+            yield found
+
+    monkeypatch.setattr(module, where, then_a_signal)
+    status, output = run(*CLEANUP, "--json")
+    assert (status, summary_of(output)["deleted"]) == (ExitStatus.INTERRUPTED, 0)
+    assert seen == 1
+    assert set(migrated) <= keys_of(store)
 
 
 @on_disk

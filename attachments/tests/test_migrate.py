@@ -12,8 +12,10 @@ import pytest
 from django.db import connection
 
 from attachments import references
-from attachments.maintenance import rows
+from attachments.maintenance import migrate, rows
+from attachments.maintenance.pacing import Bandwidth
 from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.transfer import Transfer
 from attachments.models import Attachment
 from attachments.tests.legacy import (
     assert_whole,
@@ -305,7 +307,9 @@ def test_a_row_changed_meanwhile_is_not_overwritten(
     row.refresh_from_db()
     assert row.s3_key == other
     assert status == ExitStatus.ITEMS_FAILED
-    assert summary_of(output)["remaining"] == 1
+    summary = summary_of(output)
+    assert (summary["failures"], summary["balances"]) == ({"changed": 1}, True)
+    assert run(*MIGRATE)[0] == 0
 
 
 @on_disk
@@ -316,7 +320,7 @@ def test_limit_stops_and_says_how_to_resume(store: BlobStore, part: Part) -> Non
     summary = summary_of(output)
     assert status == ExitStatus.LIMIT_REACHED
     assert (summary["migrated"], summary["remaining"]) == (2, 3)
-    assert summary["next"] == "manage.py migrate_to_cas --workers 4"
+    assert summary["next"] == "manage.py migrate_to_cas --json"
     assert run(*MIGRATE)[0] == 0
 
 
@@ -406,3 +410,161 @@ def test_the_write_check_leaves_nothing_behind(store: BlobStore) -> None:
     assert run(*MIGRATE)[0] == 0
     assert list(store.scan("")) == []
     assert list(store.staging_dir.iterdir()) == []
+
+
+@on_disk
+@pytest.mark.parametrize("reached", [True, False])
+def test_rows_added_meanwhile_are_counted_as_such(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch, reached: bool
+) -> None:
+    """A copy of a row that is still on its old key, as somebody makes it in the admin."""
+    made = [make_legacy(store, part, b"%d" % number) for number in range(3)]
+    real = store.ingest
+    copied: list[Attachment] = []
+
+    def meanwhile(source: str, *arguments: Any) -> Ingested:
+        if not copied and source != made[2].s3_key:
+            copied.append(references.copy(made[2].pk, part))
+        return real(source, *arguments)
+
+    monkeypatch.setattr(store, "ingest", meanwhile)
+    # In small blocks the copy is still ahead when it comes, in one block it is not seen.
+    monkeypatch.setattr(rows, "BLOCK_ROWS", 1 if reached else 10**6)
+    status, output = run(*MIGRATE, "--json", "--workers", "1")
+    summary = summary_of(output)
+    assert (summary["planned"], summary["added"]) == (3, 1)
+    assert summary["balances"]
+    assert (status, summary["remaining"]) == ((0, 0) if reached else (ExitStatus.ITEMS_FAILED, 1))
+    assert reached or "1 were added meanwhile" in summary["reason"]
+    assert run(*MIGRATE)[0] == 0
+    assert_whole(store)
+
+
+@on_disk
+def test_rows_that_others_moved_are_told_apart(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_legacy(store, part, b"%d" % number) for number in range(3)]
+    monkeypatch.setattr(rows, "BLOCK_ROWS", 1)
+    real = store.ingest
+
+    def meanwhile(source: str, *arguments: Any) -> Ingested:
+        Attachment.objects.filter(pk=made[2].pk).delete()
+        return real(source, *arguments)
+
+    monkeypatch.setattr(store, "ingest", meanwhile)
+    status, output = run(*MIGRATE, "--json", "--workers", "1")
+    summary = summary_of(output)
+    assert (status, summary["migrated"]) == (0, 2)
+    assert (summary["already_done"], summary["by_others"]) == (1, 1)
+
+
+@on_disk
+def test_a_row_counted_twice_is_not_hidden(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_legacy(store, part, b"one")
+    real = Transfer.results
+
+    def twice(transfer: Transfer, group: Any) -> Any:
+        for result in real(transfer, group):
+            yield from (result, result)
+
+    monkeypatch.setattr(Transfer, "results", twice)
+    status, output = run(*MIGRATE, "--json")
+    summary = summary_of(output)
+    assert status == ExitStatus.ITEMS_FAILED
+    assert not summary["balances"]
+    assert "do not balance by 1" in summary["reason"]
+
+
+@on_disk
+def test_the_summary_has_rates_and_samples(store: BlobStore, part: Part) -> None:
+    lost = make_row(part, legacy_key(part), 3)
+    make_legacy(store, part, b"one")
+    summary = summary_of(run(*MIGRATE, "--json")[1])
+    assert summary["seconds"] >= 0
+    assert summary["items_per_second"] > 0
+    assert summary["bytes_per_second"] > 0
+    (sample,) = summary["samples"]
+    assert sample.startswith(f"row {lost.pk}, {lost.s3_key}: absent: ")
+
+
+@on_disk
+def test_bytes_are_held_to_the_bandwidth(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[int] = []
+    monkeypatch.setattr(Bandwidth, "spend", lambda _self, count: spent.append(count))
+    make_legacy(store, part, b"three")
+    assert run(*MIGRATE, "--bandwidth", "1M")[0] == 0
+    assert sum(spent) == 5
+
+
+@on_disk
+@pytest.mark.parametrize("broken", ["scan", "read", "create"])
+def test_a_store_that_fails_the_check_is_found_before_the_first_row(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch, ingest: list[str], broken: str
+) -> None:
+    """Its listing, its reading, its writing: each is tried while no row can be to blame."""
+    make_legacy(store, part, b"one")
+
+    def denied(*_arguments: Any, **_options: Any) -> Any:
+        raise Denied("AccessDenied")
+
+    monkeypatch.setattr(store, broken, denied)
+    status, output = run(*MIGRATE, "--json")
+    summary = summary_of(output)
+    assert status == ExitStatus.UNAVAILABLE
+    assert "the store denies access" in summary["reason"]
+    assert (summary["planned"], ingest) == (0, [])
+
+
+@on_disk
+def test_a_store_that_does_not_keep_what_is_written_is_found(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch, ingest: list[str]
+) -> None:
+    make_legacy(store, part, b"one")
+    real = store.digest_of
+
+    def altered(key: str, on_bytes: Any = None) -> Any:
+        return Digest.of(b"something else"), real(key, on_bytes)[1]
+
+    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(store, "digest_of", altered)
+    status, output = run(*MIGRATE, "--json")
+    assert status == ExitStatus.UNAVAILABLE
+    assert "did not keep what was written" in summary_of(output)["reason"]
+    assert ingest == []
+
+
+@on_disk
+@pytest.mark.postgres
+@pytest.mark.parametrize("when", ["before", "midway"])
+def test_a_right_that_is_missing_in_the_database_is_one_error(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Not a failure of every row."""
+    for number in range(5):
+        make_legacy(store, part, b"%d" % number)
+    if when == "midway":
+        monkeypatch.setattr(migrate, "_try_to_write", lambda: None)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied'; END$$"
+        )
+        cursor.execute(
+            f"CREATE TRIGGER refuse BEFORE UPDATE ON {Attachment._meta.db_table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+        )
+    try:
+        status, output = run(*MIGRATE, "--json")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION refuse() CASCADE")
+    summary = summary_of(output)
+    assert status == ExitStatus.UNAVAILABLE
+    assert "permission denied" in summary["reason"]
+    assert summary["failed"] == 0
+    assert summary["remaining"] == (5 if when == "midway" else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -16,16 +17,18 @@ from django.db import OperationalError, connection
 from attachments.maintenance import database, pacing
 from attachments.maintenance.command import duration, size
 from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.pool import Pool
 from attachments.maintenance.progress import Progress, human_bytes
 from attachments.maintenance.rows import LEGACY_KEY, IdRange
 from attachments.maintenance.run import (
     ExitStatus,
     Halt,
-    Pool,
     Stop,
     Stopped,
+    limited,
     stopped_by_signals,
 )
+from attachments.maintenance.summary import RunSummary
 
 
 def doubled(item: int) -> Iterator[int]:
@@ -142,10 +145,22 @@ def test_stop_wakes_who_waits() -> None:
 
 
 def test_a_time_limit_stops() -> None:
-    stop = Stop(max_seconds=0)
-    assert stop.requested
+    stop = Stop()
+    stop.after(None)
+    stop.after(3600)
+    assert not stop.requested
+    stop.after(0.01)
+    with pytest.raises(Stopped):
+        stop.sleep(60)
     assert stop.status is ExitStatus.LIMIT_REACHED
-    assert not Stop(max_seconds=3600).requested
+
+
+@pytest.mark.parametrize(("limit", "reached"), [(2, True), (3, False), (None, False)])
+def test_a_limit_is_reached_only_if_there_is_more(limit: int | None, reached: bool) -> None:
+    stop = Stop()
+    items = limited(iter([1, None, 2, 3]), limit, stop, "objects")
+    assert [item for item in items if item] == [1, 2, 3][:limit]
+    assert (stop.status is ExitStatus.LIMIT_REACHED) == reached
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -159,16 +174,43 @@ def test_the_first_signal_asks(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_the_second_signal_ends_the_process_at_once() -> None:
+@pytest.mark.parametrize("before", [None, ExitStatus.LIMIT_REACHED])
+def test_the_second_signal_ends_the_process_at_once(before: ExitStatus | None) -> None:
+    """Whatever the run was ending for when the first one came."""
     child = os.fork()
     if child == 0:
-        with stopped_by_signals(Stop()):
+        stop = Stop()
+        if before is not None:
+            stop.request(before, "the time allowed is over")
+        with stopped_by_signals(stop):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_a_signal_may_come_while_a_stop_is_being_requested() -> None:
+    """The handler runs in the thread that holds the lock."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        stop = Stop()
+        with stopped_by_signals(stop), stop._lock:
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_item_that_cannot_be_put_away_does_not_lose_results() -> None:
+    """As a block of rows that cannot be released: the database is away and the run is to end."""
+
+    def refuses(item: int) -> None:
+        raise Stopped
+
+    pool = Pool[int, int](doubled, pace=Pace(2), stop=Stop(), finished=refuses)
+    assert sum(result is not None for result in pool.run(iter(range(20)))) == 20
 
 
 def test_overload_halves_once_and_success_raises_slowly() -> None:
@@ -194,17 +236,26 @@ def test_waiting_doubles_up_to_a_bound() -> None:
 def test_bandwidth_makes_the_next_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     clock = [100.0]
+    stop = Stop()
     monkeypatch.setattr("attachments.maintenance.pacing.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("attachments.maintenance.pacing.time.sleep", waited.append)
-    bandwidth = Bandwidth(1000)
+    monkeypatch.setattr(stop, "sleep", waited.append)
+    bandwidth = Bandwidth(1000, stop)
     bandwidth.spend(500)
     bandwidth.spend(1000)
     assert waited == [0.5]
     clock[0] += 10
     bandwidth.spend(1000)
     assert waited == [0.5]
-    Bandwidth(None).spend(10**12)
+    Bandwidth(None, stop).spend(10**12)
     assert waited == [0.5]
+
+
+def test_bandwidth_holds_nothing_back_once_the_run_is_to_end() -> None:
+    stop = Stop()
+    stop.request(ExitStatus.INTERRUPTED, "SIGTERM")
+    bandwidth = Bandwidth(1, stop)
+    bandwidth.spend(10**9)
+    bandwidth.spend(10**9)
 
 
 @pytest.mark.django_db
@@ -235,45 +286,79 @@ def test_a_database_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch
     assert halted.value.status is ExitStatus.UNAVAILABLE
 
 
-def test_progress_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_as_json() -> None:
     output = StringIO()
-    progress = Progress(10, OutputWrapper(output), as_json=True)
-    progress.done, progress.bytes, progress.failures["absent"] = 4, 2048, 1
-    progress.show_if_due()
-    assert output.getvalue() == ""
-    progress._shown_at -= 60
-    progress.show_if_due()
+    summary = RunSummary(retries=3)
+    summary.fail("absent", "row 7")
+    with Progress(summary, OutputWrapper(output), as_json=True) as progress:
+        progress.begin("rows", 10)
+        for size in (1024, 1024):
+            progress.step(size)
+        assert output.getvalue() == ""
+        progress._shown_at -= 60
+        progress.step()
     state = json.loads(output.getvalue())["progress"]
-    assert (state["done"], state["total"], state["failures"]) == (4, 10, {"absent": 1})
+    assert (state["phase"], state["done"], state["total"], state["bytes"]) == ("rows", 3, 10, 2048)
+    assert (state["retries"], state["failures"]) == (3, {"absent": 1})
     assert state["seconds_left"] is not None
 
 
-def test_progress_on_a_terminal_is_one_line() -> None:
-    class Terminal(StringIO):
-        def isatty(self) -> bool:
-            return True
-
+def test_progress_on_a_terminal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     output = Terminal()
-    progress = Progress(10, OutputWrapper(output))
-    for done in (1, 2):
-        progress.done = done
-        progress._shown_at -= 60
-        progress.show_if_due()
-    progress.clear()
+    stream = OutputWrapper(output)
+    stream.style_func = lambda text: f"<red>{text}"
+    summary = RunSummary()
+    with Progress(summary, stream) as progress:
+        progress.begin("listed")
+        progress.begin("rows", 10)
+        for code in ("absent", "corrupt"):
+            summary.fail(code, "a failure that makes the line longer than the terminal is wide")
+            progress._shown_at -= 60
+            progress.step(5)
+    lines = output.getvalue().split("\r\x1b[K")
     assert "\n" not in output.getvalue()
-    assert "2/10" in output.getvalue().split("\r")[2]
-    assert output.getvalue().endswith("\r\x1b[K")
+    assert "<red>" not in output.getvalue()
+    assert lines[1].startswith("listed 0")
+    assert lines[4].startswith("rows 2/10")
+    assert all(len(line) < 40 for line in lines)
+    assert lines[-1] == ""
+
+
+def test_only_warnings_come_between_a_live_line(caplog: pytest.LogCaptureFixture) -> None:
+    output = Terminal()
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    with caplog.at_level(logging.INFO):
+        with Progress(RunSummary(), OutputWrapper(output)) as progress:
+            progress.begin("rows", 10)
+            logging.info("migrated row 7")
+            logging.warning("row 8 was not migrated")
+        logging.info("afterwards")
+    root.removeHandler(handler)
+    assert "migrated row 7" not in output.getvalue()
+    assert "\r\x1b[Krow 8 was not migrated\n" in output.getvalue()
+    assert output.getvalue().endswith("afterwards\n")
 
 
 def test_progress_without_a_terminal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     output = StringIO()
-    progress = Progress(10, OutputWrapper(output))
-    progress.done = 3
-    progress._shown_at -= 60
-    with caplog.at_level("INFO"):
-        progress.show_if_due()
+    with (
+        Progress(RunSummary(), OutputWrapper(output)) as progress,
+        caplog.at_level("INFO"),
+    ):
+        progress.begin("rows", 10)
+        progress._shown_at -= 60
+        progress.step()
     assert output.getvalue() == ""
-    assert "3/10" in caplog.text
+    assert "rows 1/10" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -306,12 +391,7 @@ def test_id_ranges_read_as_they_are_written(text: str) -> None:
 
 
 def test_sizes_and_durations() -> None:
-    assert [size(text) for text in ("500", "2k", "20M", "1G")] == [500, 2048, 20971520, 2**30]
-    assert [duration(text) for text in ("90", "90s", "15m", "8h", "30d")] == [
-        90,
-        90,
-        900,
-        28800,
-        2592000,
-    ]
+    assert [int(size(text)) for text in ("500", "2k", "20M", "1G")] == [500, 2048, 20971520, 2**30]
+    seconds = [90, 90, 900, 28800, 2592000]
+    assert [float(duration(text)) for text in ("90", "90s", "15m", "8h", "30d")] == seconds
     assert [human_bytes(count) for count in (0, 1536, 5 * 2**40)] == ["0 B", "1.5 KiB", "5.0 TiB"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import threading
+from collections import Counter
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +18,10 @@ from django.db import connections
 from django.utils import timezone
 
 from attachments.maintenance import cleanup, verify
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.pacing import Bandwidth
+from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.survey import survey
+from attachments.maintenance.verdicts import Verdict
 from attachments.models import Attachment, Verification
 from attachments.tests.factories import staged
 from attachments.tests.legacy import damage, make_legacy, make_row, on_disk, run, summary_of
@@ -91,7 +97,11 @@ def test_every_kind_of_damage_is_found_and_nothing_touched(
         ("cas/README", "stray"),
     }
     assert everything(store) == before
-    assert summary["next"] == "manage.py verify_cas --repair"
+    assert summary["planned"] == sum(summary[str(verdict)] for verdict in Verdict)
+    assert sorted(sample.split()[0] for sample in summary["samples"]) == sorted(
+        f"{digest.key}:" for digest in moved
+    )
+    assert summary["next"] == f"manage.py verify_cas --json --report {report} --read-all --repair"
 
 
 def test_repair_restores_from_the_old_objects(store: BlobStore, moved: list[Digest]) -> None:
@@ -262,7 +272,129 @@ def test_a_run_cut_short_says_how_to_go_on(store: BlobStore, moved: list[Digest]
     status, output = run(*VERIFY, "--max-duration", "0")
     summary = summary_of(output)
     assert status == ExitStatus.LIMIT_REACHED
-    assert summary["intact"] == 0
+    assert (summary["intact"], summary["remaining"]) == (0, 3)
+    assert summary["next"] == (
+        "manage.py verify_cas --json --max-duration 0s --older-than 1d --read-all"
+    )
+
+
+@on_disk
+def test_the_time_allowed_is_for_hashing(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing that takes longer than a nightly run would otherwise be all it ever does."""
+    happened: list[str] = []
+    real = survey
+
+    def recorded(*arguments: Any) -> Any:
+        yield from real(*arguments)
+        happened.append("listed")
+
+    monkeypatch.setattr(verify, "survey", recorded)
+    monkeypatch.setattr(Stop, "after", lambda _self, seconds: happened.append(f"{seconds:g} s"))
+    assert run(*VERIFY, "--max-duration", "1h")[0] == 0
+    assert happened == ["listed", "3600 s"]
+
+
+@on_disk
+def test_a_run_that_ends_in_its_survey_is_to_be_made_again(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing planned yet it has not verified everything."""
+    real = survey
+
+    def then_a_signal(*arguments: Any) -> Any:
+        for entry in real(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield entry
+
+    monkeypatch.setattr(verify, "survey", then_a_signal)
+    status, output = run("verify_cas", "--workers", "2", "--bandwidth", "1M", "--json")
+    summary = summary_of(output)
+    assert (status, summary["planned"]) == (ExitStatus.INTERRUPTED, 0)
+    assert summary["next"] == (
+        "manage.py verify_cas --json --workers 2 --bandwidth 1M --older-than 1d"
+    )
+
+
+@on_disk
+def test_what_was_found_before_the_store_failed_is_told_and_remembered(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(store, moved[0].key, b"ONE!")
+    real = store.digest_of
+
+    def denied_at_last(key: str, on_bytes: Any = None) -> Any:
+        if key == moved[1].key:
+            raise Denied("expired", key=key)
+        return real(key, on_bytes)
+
+    order = [moved[0], moved[2], moved[1]]
+    monkeypatch.setattr(verify, "_due", lambda before: iter(order))
+    monkeypatch.setattr(store, "digest_of", denied_at_last)
+    status, output = run(*VERIFY, "--workers", "1")
+    summary = summary_of(output)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert "expired" in summary["reason"]
+    assert (summary["corrupt"], summary["intact"], summary["remaining"]) == (1, 1, 1)
+    remembered = Verification.objects.filter(verified_at__gt=verify.NEVER)
+    assert [row.digest for row in remembered] == [moved[2].hex]
+
+
+@on_disk
+def test_a_blob_has_one_verdict(store: BlobStore, moved: list[Digest]) -> None:
+    """A short one is of the wrong size in the survey, and corrupt once it is hashed."""
+    damage(store, moved[0].key, b"ON")
+    summary = summary_of(run(*VERIFY, "--older-than", "0")[1])
+    assert (summary["planned"], summary["corrupt"], summary["wrong_size"]) == (3, 1, 0)
+    assert (summary["failures"], summary["intact"]) == ({"corrupt": 1}, 2)
+
+
+@on_disk
+def test_a_suspicious_size_is_hashed_however_recently_it_was(
+    store: BlobStore, moved: list[Digest]
+) -> None:
+    assert run(*VERIFY)[0] == 0
+    damage(store, moved[0].key, b"ON")
+    store.remove(moved[1].key)
+    summary = summary_of(run(*VERIFY, "--older-than", "1d")[1])
+    assert (summary["planned"], summary["corrupt"], summary["missing"]) == (2, 1, 1)
+    assert summary["remaining"] == 0
+
+
+@on_disk
+def test_bytes_damaged_on_their_way_are_read_again(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.digest_of
+    readings: Counter[str] = Counter()
+
+    def once_altered(key: str, on_bytes: Any = None) -> Any:
+        readings[key] += 1
+        digest, stat = real(key, on_bytes)
+        return (Digest.of(b"noise") if readings[key] == 1 else digest), stat
+
+    monkeypatch.setattr(store, "digest_of", once_altered)
+    status, output = run(*VERIFY)
+    assert (status, summary_of(output)["intact"]) == (0, 3)
+
+
+@on_disk
+def test_workers_and_bandwidth_are_heeded(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[int] = []
+    together = threading.Barrier(3)
+    real = store.digest_of
+
+    def at_once(key: str, on_bytes: Any = None) -> Any:
+        together.wait(30)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(Bandwidth, "spend", lambda _self, count: spent.append(count))
+    monkeypatch.setattr(store, "digest_of", at_once)
+    assert run(*VERIFY, "--workers", "3", "--bandwidth", "1M")[0] == 0
+    assert sum(spent) == 13
 
 
 @on_disk

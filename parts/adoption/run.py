@@ -9,15 +9,12 @@ import logging
 import sqlite3
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-from django.core.management.base import OutputWrapper
-
 from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
-from attachments.maintenance.progress import Progress
+from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.report import Report
-from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped, stopped_by_signals
+from attachments.maintenance.run import ExitStatus, Halt, Stop
 from cas.storage import attachment_store
 from parts.adoption import plan
 from parts.adoption.ids import reserve_ids
@@ -47,39 +44,26 @@ class ImportOptions:
     """`without` names tables of names that are left out although rows refer to them."""
 
     without: frozenset[Table] = frozenset()
-    report: Path | None = None
     dry_run: bool = False
-    as_json: bool = False
 
 
-def import_rows(
-    opening: Opening, options: ImportOptions, progress_stream: OutputWrapper
-) -> ImportSummary:
-    """Import what is not here yet, or rehearse it. Raises Halt if it cannot begin, StoreError.
+def import_rows(opening: Opening, options: ImportOptions, output: Output) -> ImportSummary:
+    """Import what is not here yet, or rehearse it. Raises Halt if there can be no report.
 
     An error of the database ends the run where it is; the next one finds what was written.
     """
-    stop = Stop()
-    summary = ImportSummary(options.dry_run)
+    summary = ImportSummary(dry_run=options.dry_run)
     # The second lock keeps cleanups away: rows are about to name objects of the older layout.
     with (
+        running(summary, output) as run,
         run_lock(IMPORT),
         run_lock(LEGACY_LAYOUT, shared=True),
-        stopped_by_signals(stop),
         scratch() as database,
-        Report(options.report) as report,
     ):
-        try:
-            _plan(database, opening, options, summary, stop)
-            _report_decided(database, summary, report)
-            progress = Progress(summary.remaining, progress_stream, as_json=options.as_json)
-            _write(database, summary, report, progress, stop)
-        except Stopped:
-            logger.warning("asked to end while planning: nothing was written")
-    if stop.status is not None:
-        summary.status, summary.reason = stop.status, stop.reason
-    elif summary.failed or not summary.balances:
-        summary.status = ExitStatus.ITEMS_FAILED
+        run.progress.begin("planned")
+        _plan(database, opening, options, summary, run.stop)
+        _report_decided(database, summary, run.report)
+        _write(database, summary, run)
     return summary
 
 
@@ -136,26 +120,17 @@ def _report_decided(database: sqlite3.Connection, summary: ImportSummary, report
                 )
 
 
-def _write(
-    database: sqlite3.Connection,
-    summary: ImportSummary,
-    report: Report,
-    progress: Progress,
-    stop: Stop,
-) -> None:
+def _write(database: sqlite3.Connection, summary: ImportSummary, run: Run) -> None:
     """Write what the plan left to be written, or say so. Raises StoreError."""
     if not summary.dry_run:
         reserve_ids(database)
+    run.progress.begin("imported", summary.remaining)
     for portion in loads(database):
-        if stop.requested:
+        if run.stop.requested:
             break
         for written in rehearsed(portion) if summary.dry_run else write(portion):
-            _record(written, summary, report)
-            progress.done += 1
-        progress.bytes = summary.bytes
-        progress.failures = summary.failures
-        progress.show_if_due()
-    progress.clear()
+            _record(written, summary, run.report)
+            run.progress.step(0 if written.fault else written.size)
 
 
 def _record(written: Written, summary: ImportSummary, report: Report) -> None:

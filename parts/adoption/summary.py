@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.summary import RunSummary
 from parts.adoption.plan import Planned
 from parts.adoption.sources import Table
-
-SAMPLES: Final = 5
 
 
 @dataclass(slots=True)
@@ -29,25 +27,23 @@ class Tally:
         return min(parts) >= 0 and self.read == sum(parts)
 
 
-@dataclass(slots=True)
-class ImportSummary:
+@dataclass
+class ImportSummary(RunSummary):
     """`bytes` are those of the objects that imported rows name.
 
     `lost_covers` are parts whose cover could not be brought over. `unknown_columns` were read
     past.
     """
 
-    dry_run: bool
-    status: ExitStatus = ExitStatus.DONE
-    reason: str = ""
     tallies: dict[Table, Tally] = field(
         default_factory=lambda: {Table.PARTS: Tally(), Table.ATTACHMENTS: Tally()}
     )
-    bytes: int = 0
     lost_covers: int = 0
     unknown_columns: dict[Table, list[str]] = field(default_factory=dict)
-    failures: Counter[str] = field(default_factory=Counter)
-    samples: list[str] = field(default_factory=list)
+
+    @property
+    def items(self) -> int:
+        return sum(tally.read - tally.remaining for tally in self.tallies.values())
 
     @property
     def failed(self) -> int:
@@ -80,28 +76,26 @@ class ImportSummary:
             tally.imported += 1
             self.bytes += size
 
+    def judge(self) -> None:
+        super().judge()
+        if self.status is ExitStatus.DONE and not self.balances:
+            self.status = ExitStatus.ITEMS_FAILED
+            self.reason = "the counts do not balance"
+
     def blame(self, table: Table, number: int, name: str, fault: str, reason: str) -> None:
         """A row that failed, for the classes by count and the samples."""
-        self.failures[fault] += 1
-        if len(self.samples) < SAMPLES:
-            self.samples.append(f"{table}, row {number} ({name}): {fault}: {reason}")
+        self.fail(fault, f"{table}, row {number} ({name}): {fault}: {reason}")
 
-    def figures(self) -> dict[str, Any]:
-        """The summary as plain data."""
-        figures: dict[str, Any] = {
-            "status": self.status.name.lower(),
-            "reason": self.reason,
-            "dry_run": self.dry_run,
-        }
-        for table, tally in self.tallies.items():
-            figures[str(table)] = {name: getattr(tally, name) for name in Tally.__slots__}
+    def counts(self) -> dict[str, Any]:
         return {
-            **figures,
+            **{
+                str(table): {name: getattr(tally, name) for name in Tally.__slots__}
+                for table, tally in self.tallies.items()
+            },
             "balances": self.balances,
             "bytes": self.bytes,
             "lost_covers": self.lost_covers,
             "unknown_columns": {
                 str(table): columns for table, columns in self.unknown_columns.items() if columns
             },
-            "failures": dict(self.failures),
         }

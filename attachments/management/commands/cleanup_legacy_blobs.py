@@ -15,6 +15,7 @@ from attachments.maintenance.command import (
     duration,
     positive,
 )
+from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
 
 
@@ -29,7 +30,7 @@ class Command(MaintenanceCommand):
         add_asking(parser)
         add_output(parser)
         parser.add_argument(
-            "--min-age", type=duration, default=0.0, metavar="TIME",
+            "--min-age", type=duration, default=duration("0"), metavar="TIME",
             help="leave objects that are younger, as in 30d",
         )  # fmt: skip
         parser.add_argument("--max-delete", type=positive, help="delete at most so many objects")
@@ -39,35 +40,27 @@ class Command(MaintenanceCommand):
         )  # fmt: skip
         parser.add_argument("--workers", type=positive, default=4, help="objects hashed at a time")
 
-    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
-        if not options["dry_run"]:
-            self.confirm(
-                "The objects of the older layout will be deleted for good.",
-                sure=options["yes_i_am_sure"],
-            )
-        summary = cleanup(
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> CleanupSummary:
+        if self.must_ask(options):
+            self.confirm("The objects of the older layout will be deleted for good.")
+        return cleanup(
             CleanupOptions(
                 dry_run=options["dry_run"],
                 min_age=timedelta(seconds=options["min_age"]),
                 max_delete=options["max_delete"],
                 verify_content=options["verify_content"],
                 workers=options["workers"],
-                report=options["report"],
-                as_json=options["json"],
             ),
-            self.stdout if options["json"] else self.stderr,
+            output,
         )
-        self._print(summary, options)
-        return summary.status
 
-    def _print(self, summary: CleanupSummary, options: dict[str, Any]) -> None:
-        command = "manage.py cleanup_legacy_blobs"
-        if summary.status is ExitStatus.DONE and not summary.dry_run:
-            command = "manage.py migration_status"
-        if options["json"]:
-            self.print_json({"summary": {**summary.figures(), "next": command}})
-            return
-        self.print_figures(summary.figures())
-        for sample in summary.samples:
-            self.fail(sample)
-        self.stdout.write(f"Next: {command}")
+    def next_command(self, summary: CleanupSummary, options: dict[str, Any]) -> str:
+        if summary.status is ExitStatus.DAMAGE_FOUND:
+            return "manage.py verify_cas --repair"
+        if summary.status is ExitStatus.REFUSED or (
+            summary.status is ExitStatus.DONE and not summary.dry_run
+        ):
+            return "manage.py migration_status"
+        if summary.dry_run and summary.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED):
+            return f"CAS_MIGRATION_DELETE_OLD_OBJECTS=true {self.again(options, dry_run=None)}"
+        return self.again(options)

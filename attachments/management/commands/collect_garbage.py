@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -22,11 +21,19 @@ from attachments.maintenance.command import (
     add_output,
     duration,
 )
+from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
 
 
-def percent(text: str) -> float:
-    number = float(text)
+class Percent(float):
+    """Written without a point if it needs none."""
+
+    def __str__(self) -> str:
+        return repr(float(self)).removesuffix(".0")
+
+
+def percent(text: str) -> Percent:
+    number = Percent(text)
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError("a percentage is between 0 and 100")
     return number
@@ -51,45 +58,26 @@ class Command(MaintenanceCommand):
             f"{FEW} blobs if that is more)",
         )  # fmt: skip
 
-    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
-        if not options["dry_run"]:
-            self.confirm(
-                "Blobs that no row references will be deleted for good.",
-                sure=options["yes_i_am_sure"],
-            )
-        summary = collect(
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> CollectSummary:
+        if self.must_ask(options):
+            self.confirm("Blobs that no row references will be deleted for good.")
+        return collect(
             CollectOptions(
                 grace=timedelta(seconds=options["grace"]),
                 max_percent=options["max_delete_percent"],
                 dry_run=options["dry_run"],
-                report=options["report"],
-                as_json=options["json"],
             ),
-            self.stdout if options["json"] else self.stderr,
+            output,
         )
-        self._print(summary, options)
-        return summary.status
 
-    def _print(self, summary: CollectSummary, options: dict[str, Any]) -> None:
-        command = next_command(summary, options)
-        if options["json"]:
-            self.print_json({"summary": {**summary.figures(), "next": command}})
-            return
-        self.print_figures(summary.figures())
-        for sample in summary.samples:
-            self.fail(sample)
-        if command:
-            self.stdout.write(f"Next: {command}")
-
-
-def next_command(summary: CollectSummary, options: dict[str, Any]) -> str | None:
-    """What the operator should type after this run; None if there is nothing left to do."""
-    over = summary.status is ExitStatus.DONE and not summary.dry_run
-    if over or not summary.garbage:
-        return None
-    words = ["manage.py", "collect_garbage", "--grace", f"{options['grace']:g}s"]
-    if options["max_delete_percent"] is not None:
-        words += ["--max-delete-percent", f"{options['max_delete_percent']:g}"]
-    if options["report"]:
-        words += ["--report", str(options["report"])]
-    return shlex.join(words)
+    def next_command(self, summary: CollectSummary, options: dict[str, Any]) -> str | None:
+        if summary.status is ExitStatus.DAMAGE_FOUND:
+            return "manage.py verify_cas --repair"
+        if summary.status is ExitStatus.REFUSED:
+            # What was refused is to be looked at first.
+            return self.again(options, dry_run=True)
+        if summary.status is not ExitStatus.DONE:
+            return self.again(options)
+        if not summary.dry_run or not summary.garbage:
+            return None
+        return self.again(options, dry_run=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -16,6 +15,7 @@ from attachments.maintenance.command import (
     positive,
     size,
 )
+from attachments.maintenance.frame import Output
 from attachments.maintenance.migrate import MigrationOptions, MigrationSummary, migrate
 from attachments.maintenance.rows import IdRange, unmigrated
 from attachments.maintenance.run import ExitStatus
@@ -52,14 +52,11 @@ class Command(MaintenanceCommand):
             "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
         )
 
-    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
-        if not options["dry_run"]:
-            self.confirm(
-                f"{unmigrated(options['id_range']).count()} rows will be moved to "
-                "content-addressed keys.",
-                sure=options["yes_i_am_sure"],
-            )
-        summary = migrate(
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> MigrationSummary:
+        if self.must_ask(options):
+            rows = unmigrated(options["id_range"]).count()
+            self.confirm(f"{rows} rows will be moved to content-addressed keys.")
+        return migrate(
             MigrationOptions(
                 workers=options["workers"],
                 ids=options["id_range"],
@@ -67,36 +64,18 @@ class Command(MaintenanceCommand):
                 max_failures=options["max_failures"],
                 bandwidth=options["bandwidth"],
                 max_seconds=options["max_duration"],
-                report=options["report"],
                 dry_run=options["dry_run"],
-                as_json=options["json"],
             ),
-            self.stdout if options["json"] else self.stderr,
+            output,
         )
-        self._print(summary, options)
-        return summary.status
 
-    def _print(self, summary: MigrationSummary, options: dict[str, Any]) -> None:
-        command = next_command(summary, options)
-        if options["json"]:
-            self.print_json({"summary": {**summary.figures(), "next": command}})
-            return
-        self.print_figures(summary.figures())
-        for sample in summary.samples:
-            self.fail(f"row {sample.id}, {sample.old_key}: {sample.error_class}: {sample.error}")
-        self.stdout.write(f"Next: {command}")
-
-
-def next_command(summary: MigrationSummary, options: dict[str, Any]) -> str:
-    """What the operator should type after this run."""
-    ids: IdRange = options["id_range"]
-    base = ["manage.py", "migrate_to_cas", "--workers", str(options["workers"])]
-    if str(ids) != "-":
-        base += ["--id-range", str(ids)]
-    if options["report"]:
-        base += ["--report", str(options["report"])]
-    if summary.status is ExitStatus.DONE:
-        return shlex.join(base) if summary.dry_run else "manage.py verify_cas"
-    if summary.status is ExitStatus.ITEMS_FAILED and not summary.dry_run:
-        return "manage.py migration_status --check-objects"
-    return shlex.join([*base, "--dry-run"] if summary.dry_run else base)
+    def next_command(self, summary: MigrationSummary, options: dict[str, Any]) -> str:
+        if summary.status is ExitStatus.DONE:
+            return self.again(options, dry_run=None) if summary.dry_run else "manage.py verify_cas"
+        if summary.status is ExitStatus.ITEMS_FAILED and summary.failures:
+            return "manage.py migration_status --check-objects"
+        if summary.dry_run:
+            # It begins anew each time: with its limits it would not see more than this time.
+            return self.again(options, limit=None, max_duration=None)
+        # A limit is for a first look; the rest is to follow.
+        return self.again(options, limit=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import CommandParser
 
@@ -14,10 +14,12 @@ from attachments.maintenance.command import (
     positive,
     size,
 )
+from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.verify import VerifyOptions, VerifySummary, verify
+from attachments.maintenance.verdicts import VerifySummary
+from attachments.maintenance.verify import VerifyOptions, verify
 
-SHOWN = 20
+A_DAY: Final = duration("1d")
 
 
 class Command(MaintenanceCommand):
@@ -36,7 +38,7 @@ class Command(MaintenanceCommand):
             "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
         )
         parser.add_argument(
-            "--older-than", type=duration, default=0.0, metavar="TIME",
+            "--older-than", type=duration, default=duration("0"), metavar="TIME",
             help="only blobs not verified for so long, as in 30d; resumes a run that ended early",
         )  # fmt: skip
         parser.add_argument(
@@ -49,13 +51,10 @@ class Command(MaintenanceCommand):
         )  # fmt: skip
         parser.add_argument("--yes-i-am-sure", action="store_true", help="repair without asking")
 
-    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
-        if options["repair"]:
-            self.confirm(
-                "Corrupt blobs will be moved aside and restored where a copy exists.",
-                sure=options["yes_i_am_sure"],
-            )
-        summary = verify(
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> VerifySummary:
+        if options["repair"] and self.must_ask(options):
+            self.confirm("Corrupt blobs will be moved aside and restored where a copy exists.")
+        return verify(
             VerifyOptions(
                 workers=options["workers"],
                 bandwidth=options["bandwidth"],
@@ -63,33 +62,16 @@ class Command(MaintenanceCommand):
                 older_than=timedelta(seconds=options["older_than"]),
                 read_all=options["read_all"],
                 repair=options["repair"],
-                report=options["report"],
-                as_json=options["json"],
             ),
-            self.stdout if options["json"] else self.stderr,
+            output,
         )
-        self._print(summary, options)
-        return summary.status
 
-    def _print(self, summary: VerifySummary, options: dict[str, Any]) -> None:
-        command = next_command(summary, repaired=options["repair"])
-        if options["json"]:
-            self.print_json({"summary": {**summary.figures(), "next": command}})
-            return
-        self.print_figures(summary.figures())
-        for digest, verified in list(summary.damaged.items())[:SHOWN]:
-            self.fail(f"{digest.key}: {verified.verdict.replace('_', ' ')} {verified.detail}")
-        self.stdout.write(f"Next: {command}")
-
-
-def next_command(summary: VerifySummary, *, repaired: bool) -> str:
-    """What the operator should type after this run."""
-    if summary.damaged:
-        return (
-            "manage.py migration_status --check-objects"
-            if repaired
-            else ("manage.py verify_cas --repair")
-        )
-    if summary.remaining:
-        return "manage.py verify_cas --older-than 1d"
-    return "manage.py cleanup_legacy_blobs --dry-run"
+    def next_command(self, summary: VerifySummary, options: dict[str, Any]) -> str:
+        if summary.damaged:
+            if options["repair"]:
+                return "manage.py migration_status --check-objects"
+            return self.again(options, repair=True)
+        if summary.status is ExitStatus.DONE:
+            return "manage.py cleanup_legacy_blobs --dry-run"
+        # What this run has verified comes last, but unless told so the next one does it as well.
+        return self.again(options, older_than=options["older_than"] or A_DAY)

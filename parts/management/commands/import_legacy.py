@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 from django.core.management.base import CommandError, CommandParser
 
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output
+from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
 from parts.adoption import dumps, postgresql
 from parts.adoption.run import ImportOptions, import_rows
@@ -50,32 +50,29 @@ class Command(MaintenanceCommand):
             default=[], help="import parts without the names that this missing table would hold",
         )  # fmt: skip
 
-    def run_maintenance(self, options: dict[str, Any]) -> ExitStatus:
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> ImportSummary:
         opening = _opening(options)
-        if not options["dry_run"]:
-            self.confirm("Parts and attachments will be added.", sure=options["yes_i_am_sure"])
-        summary = import_rows(
+        if self.must_ask(options):
+            self.confirm("Parts and attachments will be added.")
+        return import_rows(
             opening,
-            ImportOptions(
-                without=frozenset(options["without"]),
-                report=options["report"],
-                dry_run=options["dry_run"],
-                as_json=options["json"],
-            ),
-            self.stdout if options["json"] else self.stderr,
+            ImportOptions(without=frozenset(options["without"]), dry_run=options["dry_run"]),
+            output,
         )
-        self._print(summary, options)
-        return summary.status
 
-    def _print(self, summary: ImportSummary, options: dict[str, Any]) -> None:
-        command = next_command(summary, options)
-        if options["json"]:
-            self.print_json({"summary": {**summary.figures(), "next": command}})
-            return
-        self.print_figures(summary.figures())
-        for sample in summary.samples:
-            self.fail(sample)
-        self.stdout.write(f"Next: {command}")
+    def next_command(self, summary: ImportSummary, options: dict[str, Any]) -> str:
+        if summary.status is not ExitStatus.DONE:
+            return self.again(options)
+        if summary.dry_run:
+            return self.again(options, dry_run=None)
+        return "manage.py migrate_to_cas --dry-run"
+
+    def again(self, options: dict[str, Any], **changed: Any) -> str:
+        """As for every command, but never with the password."""
+        url = options["database"]
+        if url and (password := urlsplit(url).password):
+            changed["database"] = url.replace(f":{password}@", "@", 1)
+        return super().again(options, **changed)
 
 
 def _opening(options: dict[str, Any]) -> Opening:
@@ -85,23 +82,3 @@ def _opening(options: dict[str, Any]) -> Opening:
     if not options["database"] and {Table.PARTS, Table.ATTACHMENTS} <= paths.keys():
         return dumps.opened(paths)
     raise CommandError("give either --database, or --parts and --attachments")
-
-
-def next_command(summary: ImportSummary, options: dict[str, Any]) -> str:
-    """What the operator should type after this run; never a password."""
-    if summary.status is ExitStatus.DONE and not summary.dry_run:
-        return "manage.py migrate_to_cas --dry-run"
-    words = ["manage.py", "import_legacy"]
-    if url := options["database"]:
-        password = urlsplit(url).password
-        words += ["--database", url.replace(f":{password}@", "@", 1) if password else url]
-    for option in FILES:
-        if options[option]:
-            words += [f"--{option}", str(options[option])]
-    for table in options["without"]:
-        words += ["--without", str(table)]
-    if options["report"]:
-        words += ["--report", str(options["report"])]
-    if summary.dry_run and summary.status is not ExitStatus.DONE:
-        words.append("--dry-run")
-    return shlex.join(words)

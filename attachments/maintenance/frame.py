@@ -1,0 +1,97 @@
+"""The frame every maintenance run stands in, so that each of them ends in the same ways."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psycopg
+from django.core.management.base import OutputWrapper
+from django.db import ProgrammingError
+
+from attachments.maintenance.database import CONNECTION_ERRORS
+from attachments.maintenance.progress import Progress
+from attachments.maintenance.report import Report
+from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped, stopped_by_signals
+from attachments.maintenance.summary import RunSummary
+from cas.storage.base import StoreError
+
+Item = TypeVar("Item")
+
+# A right that is missing, and a table that is not there yet, are a ProgrammingError. The drivers'
+# own errors come from an older installation's database, and from scratch files on a full disk.
+UNAVAILABLE: Final = (
+    StoreError,
+    ProgrammingError,
+    *CONNECTION_ERRORS,
+    psycopg.OperationalError,
+    sqlite3.OperationalError,
+)
+"""Errors that say that the store or the database cannot be worked with at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a run's progress goes, and its report, if one is wanted."""
+
+    stream: OutputWrapper
+    as_json: bool = False
+    report: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run while it goes on."""
+
+    stop: Stop
+    report: Report
+    progress: Progress
+
+    def watch(self, phase: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass the items on, shown as a phase of their own. Raises Stopped when asked to end."""
+        self.progress.begin(phase)
+        for item in items:
+            self.stop.check()
+            self.progress.step()
+            yield item
+
+
+@contextmanager
+def running(summary: RunSummary, output: Output) -> Iterator[Run]:
+    """Run the block; however it ends, the summary knows and can be printed.
+
+    Signals, a Halt, and errors of store, database and report end the block, not the command.
+    Raises Halt if the report cannot be opened.
+    """
+    stop = Stop()
+    with (
+        Report(output.report) as report,
+        Progress(summary, output.stream, as_json=output.as_json) as progress,
+        stopped_by_signals(stop),
+        ending(stop),
+    ):
+        yield Run(stop, report, progress)
+    summary.conclude(stop)
+
+
+@contextmanager
+def ending(stop: Stop) -> Iterator[None]:
+    """Whatever ends the block is kept as the reason why the run ends; then the code goes on."""
+    try:
+        yield
+    except Stopped:
+        # The reason has been given already.
+        pass
+    except Halt as halt:
+        stop.request(halt.status, str(halt))
+    except UNAVAILABLE as error:
+        stop.request(ExitStatus.UNAVAILABLE, told(error))
+
+
+def told(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
