@@ -103,7 +103,8 @@ def test_store_faults(
     made = rows(s3_store)
     options = dict(given)
     if options.pop("one", False):
-        options["key_contains"] = made[4].s3_key
+        # Not the first of the listing, which is read before the first row.
+        options["key_contains"] = sorted(row.s3_key or "" for row in made)[4]
     s3_server.fault(operation, action, **options)
     status, output = run(*MIGRATE)
     summary = summary_of(output)
@@ -127,9 +128,8 @@ def test_a_source_overwritten_between_hash_and_copy(
 ) -> None:
     made = rows(s3_store)
     s3_server.fault("CopyObject", "overwrite_first", key=made[0].s3_key, body="CONTENT 00")
-    run(*MIGRATE, "--workers", "1")
-    assert_nothing_lost(s3_store)
-    run(*MIGRATE)
+    status, output = run(*MIGRATE, "--workers", "1")
+    assert (status, summary_of(output)["retries"]) == (DONE, 1), output
     assert_whole(s3_store)
 
 

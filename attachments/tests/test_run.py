@@ -15,6 +15,7 @@ from django.core.management.base import OutputWrapper
 from django.db import OperationalError, connection
 
 from attachments.maintenance import database, pacing
+from attachments.maintenance.attempts import Attempts
 from attachments.maintenance.command import duration, size
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
@@ -29,6 +30,7 @@ from attachments.maintenance.run import (
     stopped_by_signals,
 )
 from attachments.maintenance.summary import RunSummary
+from cas.storage.base import BlobStore, Unreachable
 
 
 def doubled(item: int) -> Iterator[int]:
@@ -224,6 +226,23 @@ def test_overload_halves_once_and_success_raises_slowly() -> None:
     for _ in range(60):
         pace.succeeded()
     assert pace.in_flight == 16
+
+
+def test_a_store_that_does_not_answer_is_asked_less(
+    disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    pace = Pace(8)
+    answers: list[Exception | int] = [Unreachable("503 SlowDown"), 7]
+
+    def operation() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert Attempts(pace, Stop(), disk_store).of(operation) == 7
+    assert pace.in_flight == 4
 
 
 def test_waiting_doubles_up_to_a_bound() -> None:
