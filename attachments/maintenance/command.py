@@ -86,7 +86,9 @@ class MaintenanceCommand(BaseCommand):
     def print_figures(self, figures: dict[str, Any]) -> None:
         """Figures for people: one a line, sizes in binary units."""
         for name, value in figures.items():
-            if value in ("", None, {}, []) or (name == "dry_run" and not value):
+            if value in ("", None, {}, []):
+                continue
+            if not value and (name == "dry_run" or name.endswith("_per_second")):
                 continue
             if name == "bytes" or name.endswith("_bytes"):
                 value = f"{human_bytes(value)} ({value} bytes)"
@@ -96,7 +98,7 @@ class MaintenanceCommand(BaseCommand):
                 value = ", ".join(_figure(key, count) for key, count in value.items())
             elif isinstance(value, bool):
                 value = "yes" if value else "no"
-            self.stdout.write(f"{name.replace('_', ' '):>16}  {value}")
+            self.stdout.write(f"{name.replace('_', ' '):>18}  {value}")
 
     def must_ask(self, options: dict[str, Any]) -> bool:
         return not (options["yes_i_am_sure"] or options.get("dry_run"))

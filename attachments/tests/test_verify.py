@@ -360,6 +360,9 @@ def test_a_suspicious_size_is_hashed_however_recently_it_was(
     summary = summary_of(run(*VERIFY, "--older-than", "1d")[1])
     assert (summary["planned"], summary["corrupt"], summary["missing"]) == (2, 1, 1)
     assert summary["remaining"] == 0
+    # What was enrolled before it was lost is not planned twice.
+    summary = summary_of(run(*VERIFY)[1])
+    assert (summary["planned"], summary["remaining"], summary["missing"]) == (3, 0, 1)
 
 
 @on_disk

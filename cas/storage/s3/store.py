@@ -184,7 +184,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
             raise StoreError("only bytes of known digest are written below cas/", key=target)
         bucket = self._bucket_as_known()
         with translated(source):
-            transfer.copy(bucket, bucket.head(source), target)
+            transfer.copy(bucket, bucket.head(source), target, replace=True)
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
