@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Final
 
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from attachments.models import CondemnedBlob
@@ -92,9 +93,7 @@ def refuse_condemned(digests: Collection[Digest]) -> None:
     For who has the lock; a statement of its own, as one that waits for the lock would not see
     what was committed meanwhile.
     """
-    rows = CondemnedBlob.objects.filter(since__gt=Now() - LONGEST_REQUEST)
-    condemned = rows.filter(digest__in=[digest.hex for digest in digests])
-    for digest in condemned.values_list("digest", flat=True)[:1]:
+    for digest in _condemned(digests).values_list("digest", flat=True)[:1]:
         raise Unreachable(
             "a collection that was cut off may still be deleting this blob",
             key=Digest(digest).key,
@@ -123,10 +122,13 @@ class Exclusion:
     `removable` is what of them may still be deleted, each once; it may be narrowed.
     """
 
-    def __init__(self, store: BlobStore, digests: Iterable[Digest]) -> None:
+    def __init__(
+        self, store: BlobStore, digests: Iterable[Digest], doubtful: Iterable[Digest]
+    ) -> None:
         self.removable = set(digests)
         self._store = store
         self._condemned = frozenset(self.removable)
+        self._doubtful = frozenset(doubtful)
         self._in_flight: set[Digest] = set()
 
     def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
@@ -147,7 +149,7 @@ class Exclusion:
 
     def acquit(self) -> None:
         """Let the digests be stored again, save where a delete may be on its way."""
-        over = [digest.hex for digest in self._condemned - self._in_flight]
+        over = [digest.hex for digest in self._condemned - self._in_flight - self._doubtful]
         CondemnedBlob.objects.filter(digest__in=over).delete()
 
 
@@ -159,19 +161,20 @@ def excluding(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclusi
     hundred: each digest takes a slot of PostgreSQL's shared lock table. If the block raises,
     they all stay condemned: what it had sent is not known.
     """
-    with _exclusive(digests) as held:
-        exclusion = Exclusion(store, held)
+    with _exclusive(digests) as (held, doubtful):
+        exclusion = Exclusion(store, held, doubtful)
         yield exclusion
         exclusion.acquit()
 
 
 @contextmanager
-def _exclusive(digests: Collection[Digest]) -> Iterator[Collection[Digest]]:
+def _exclusive(digests: Collection[Digest]) -> Iterator[tuple[Collection[Digest], set[Digest]]]:
+    """The digests whose lock is ours, and those a delete may be on its way to already."""
     if connection.vendor != "postgresql":
         # Before the lock, as the transaction that is the lock commits only at the end.
-        _condemn(digests)
+        doubtful = _condemn(digests)
         with transaction.atomic(durable=True):
-            yield digests
+            yield digests, doubtful
         return
     if connection.in_atomic_block:
         raise transaction.TransactionManagementError("a blob is removed outside transactions")
@@ -180,8 +183,7 @@ def _exclusive(digests: Collection[Digest]) -> Iterator[Collection[Digest]]:
     try:
         # That this is committed proves that the lock had not fallen by then. If it falls now,
         # whoever gets it next finds the digest condemned.
-        _condemn(held)
-        yield held
+        yield held, _condemn(held)
     finally:
         if session is connection.connection:
             _unlock("pg_advisory_unlock", held)
@@ -204,13 +206,21 @@ def _try_exclusive(digests: Collection[Digest]) -> set[Digest]:
     return {digest for digest in digests if _lock_number(digest) in obtained}
 
 
-def _condemn(digests: Collection[Digest]) -> None:
+def _condemn(digests: Collection[Digest]) -> set[Digest]:
+    """Condemn them, and return those that were: what an earlier run sent may not be over."""
+    before = {Digest(row) for row in _condemned(digests).values_list("digest", flat=True)}
     CondemnedBlob.objects.bulk_create(
         [CondemnedBlob(digest=digest.hex, since=Now()) for digest in digests],
         update_conflicts=True,
         unique_fields=["digest"],
         update_fields=["since"],
     )
+    return before
+
+
+def _condemned(digests: Collection[Digest]) -> QuerySet[CondemnedBlob]:
+    rows = CondemnedBlob.objects.filter(since__gt=Now() - LONGEST_REQUEST)
+    return rows.filter(digest__in=[digest.hex for digest in digests])
 
 
 def forget_condemned() -> None:

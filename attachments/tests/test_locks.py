@@ -189,6 +189,12 @@ def test_a_delete_that_was_not_answered_may_still_come(
         upload(part, tmp_path)
     with pytest.raises(Unreachable), transaction.atomic():
         hold_shared([other, garbage])
+    # A second request that is answered says nothing about the first.
+    monkeypatch.undo()
+    with excluding(store, [garbage]) as exclusion:
+        assert dict(exclusion.remove_many([garbage.key])) == {garbage.key: None}
+    with pytest.raises(Unreachable):
+        upload(part, tmp_path)
 
 
 @on_disk

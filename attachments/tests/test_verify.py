@@ -140,7 +140,7 @@ def test_a_corrupt_blob_stays_until_there_is_what_to_restore_it_from(
         return real(prefix, after=after)
 
     monkeypatch.setattr(store, "scan", cut_short)
-    assert run(*REPAIR)[0] == ExitStatus.UNAVAILABLE
+    assert run(*REPAIR)[0] == ExitStatus.DAMAGE_FOUND
     assert store.stat(moved[0].key).size == 4
 
 
@@ -217,12 +217,23 @@ def test_repair_asks_first(store: BlobStore, moved: list[Digest]) -> None:
 def test_a_blob_in_use_is_not_moved_aside(
     store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With nothing to restore it from it stays; otherwise it is replaced where it is."""
+    monkeypatch.setattr("attachments.locks._exclusive", lambda digests: nullcontext((set(), set())))
     damage(store, moved[0].key, b"ONE!")
-    monkeypatch.setattr("attachments.locks._exclusive", lambda digests: nullcontext(()))
-    status, output = run(*REPAIR)
+    old = [stat.key for stat in store.scan("parts/")]
+    with monkeypatch.context() as without_old:
+        scan = store.scan
+        without_old.setattr(
+            store, "scan", lambda prefix, **at: (s for s in scan(prefix, **at) if s.key not in old)
+        )
+        status, output = run(*REPAIR)
     assert status == ExitStatus.DAMAGE_FOUND
     assert summary_of(output)["quarantined"] == 0
     assert store.stat(moved[0].key).size == 4
+    assert run(*REPAIR)[0] == ExitStatus.DONE
+    assert store.digest_of(moved[0].key)[0] == moved[0]
+    kept = [stat.key for stat in store.scan(f"quarantine/{moved[0]}.")]
+    assert [store.digest_of(key)[0] for key in kept] == [Digest.of(b"ONE!")]
 
 
 @on_disk

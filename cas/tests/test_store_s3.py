@@ -637,6 +637,16 @@ class TestListingsThatLie:
         assert [key for key, _ in outcomes] == ["legacy/0001", "legacy/0002"]
         assert all(isinstance(error, Denied) for _, error in outcomes)
 
+    def test_a_delete_that_was_sent_twice_may_not_be_over(
+        self, filled: S3BlobStorage, s3_server: S3Server
+    ) -> None:
+        """The first request was not answered; it may be carried out after the second."""
+        for operation, key in (("DeleteObjects", "legacy/a"), ("DeleteObject", "legacy/\x01")):
+            s3_server.fault(operation, "error", status=503, code="SlowDown")
+            (outcome,) = filled.remove_many([key])
+            assert isinstance(outcome[1], Unreachable)
+            assert list(filled.remove_many([key])) == [(key, None)]
+
     def test_keys_that_xml_cannot_carry(self, store: S3BlobStorage, tmp_path: Path) -> None:
         put(store, "legacy/a\x01b", DATA, tmp_path)
         assert list(store.remove_many(["legacy/a\x01b"])) == [("legacy/a\x01b", None)]

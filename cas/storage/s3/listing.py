@@ -7,12 +7,12 @@ not say how to get it, a batch delete that is 200 and lists what it did not dele
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from cas.storage.base import BlobStat, StoreError
+from cas.storage.base import BlobStat, StoreError, Unreachable
 from cas.storage.s3.errors import meaning, translated
 
 BATCH: Final = 1000
@@ -73,6 +73,8 @@ def _remove_batch(client: Any, bucket: str, keys: Sequence[str]) -> dict[str, St
             answer = client.delete_objects(Bucket=bucket, Delete=listed)
     except StoreError as error:
         return {key: type(error)(str(error), key=key) for key in keys}
+    if unsure := _doubt(answer, keys[0]):
+        return {key: type(unsure)(str(unsure), key=key) for key in keys}
     outcomes: dict[str, StoreError | None] = {
         key: StoreError("the store did not say what became of it", key=key) for key in keys
     }
@@ -90,10 +92,20 @@ def _remove_batch(client: Any, bucket: str, keys: Sequence[str]) -> dict[str, St
 def _remove_one(client: Any, bucket: str, key: str) -> StoreError | None:
     try:
         with translated(key):
-            client.delete_object(Bucket=bucket, Key=key)
+            answer = client.delete_object(Bucket=bucket, Key=key)
     except StoreError as error:
         return error
-    return None
+    return _doubt(answer, key)
+
+
+def _doubt(answer: Mapping[str, Any], key: str) -> Unreachable | None:
+    """What speaks against a delete's being over: the client sent it more than once.
+
+    A request that was not answered may be carried out after the one that was.
+    """
+    if not answer.get("ResponseMetadata", {}).get("RetryAttempts"):
+        return None
+    return Unreachable("it was deleted, but an earlier request may yet be carried out", key=key)
 
 
 def abandoned_uploads(
