@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import BinaryIO, Final, NamedTuple
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
@@ -19,7 +19,6 @@ from cas.flight import Busy
 from cas.query import BlobQuery, ThumbnailQuery
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, ByteRange, Corrupt, StoreError, Unreachable
-from cas.storage.streams import BlobStream
 from cas.thumbnails import RENDERER
 from cas.variants import CacheResult
 
@@ -90,7 +89,7 @@ def content(request: HttpRequest, target: Target, query: BlobQuery) -> HttpRespo
             return answer
         if request.method == "HEAD":
             return _head(headers, size)
-    stream = cast(BlobStream, store.read(target.key, byte_range))
+    stream = store.read(target.key, byte_range)
     response = _body(stream, stream.blob.size, byte_range, headers)
     log.info("served %s: %d, %s bytes", target.key, response.status_code, headers["Content-Length"])
     return response

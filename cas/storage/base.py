@@ -91,6 +91,17 @@ class BlobStat:
     md5: bytes | None = None
 
 
+class BlobStream(BinaryIO):
+    """A stream of a blob, or of a range of it.
+
+    A type only: a stream from disk is a real file, one from S3 is not. `blob` describes the whole
+    object as the store did when it answered the read, so that a caller who needs its size or
+    version needs no second request.
+    """
+
+    blob: BlobStat
+
+
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """Bytes `start` to `stop` (exclusive) of an object: 0 <= start < stop."""
@@ -134,7 +145,7 @@ class BlobStore(Protocol):
     def staging_dir(self) -> Path:
         """Where uploads are staged: on the blobs' own filesystem if they are files. Exists."""
 
-    def read(self, key: str, byte_range: ByteRange | None = None) -> BinaryIO:
+    def read(self, key: str, byte_range: ByteRange | None = None) -> BlobStream:
         """A stream of the object, or only of the bytes asked for, in one round trip.
 
         The stream raises Corrupt if the store ends it early. Raises Absent. A range must lie

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final, cast
 
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
@@ -29,6 +29,7 @@ from cas.digest import CAS_PREFIX, Digest, hash_stream
 from cas.storage.base import (
     Absent,
     BlobStat,
+    BlobStream,
     ByteRange,
     Changed,
     Corrupt,
@@ -72,7 +73,7 @@ class DiskBlobStorage(FileSystemStorage):
             make_directories(path, self.directory_permissions_mode)
         return path
 
-    def read(self, key: str, byte_range: ByteRange | None = None) -> BinaryIO:
+    def read(self, key: str, byte_range: ByteRange | None = None) -> BlobStream:
         path = self._path(key)
         with translated(key):
             raw = OpenBlob(path, key)
@@ -81,7 +82,7 @@ class DiskBlobStorage(FileSystemStorage):
                 raw.close()
                 raise Corrupt(f"the object has only {raw.blob.size} bytes", key=key)
             raw.seek(byte_range.start)
-        return cast(BinaryIO, raw)
+        return cast(BlobStream, raw)
 
     def stat(self, key: str) -> BlobStat:
         path = self._path(key)

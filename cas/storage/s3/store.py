@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final, cast
 
 import boto3
 from botocore.config import Config
@@ -27,6 +27,7 @@ from cas.digest import CAS_PREFIX, Digest
 from cas.storage.base import (
     Absent,
     BlobStat,
+    BlobStream,
     ByteRange,
     Ingested,
     OnBytes,
@@ -136,8 +137,8 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
     def staging_dir(self) -> Path:
         return staging_dir()
 
-    def read(self, key: str, byte_range: ByteRange | None = None) -> BinaryIO:
-        return cast(BinaryIO, self._bucket_as_known().get(key, byte_range))
+    def read(self, key: str, byte_range: ByteRange | None = None) -> BlobStream:
+        return cast(BlobStream, self._bucket_as_known().get(key, byte_range))
 
     def stat(self, key: str) -> BlobStat:
         return self._bucket_as_known().head(key)
