@@ -79,7 +79,7 @@ class MaintenanceCommand(BaseCommand):
         samples = figures.pop("samples")
         self.print_figures(figures)
         for sample in samples:
-            self.stderr.write(self.style.ERROR(sample))
+            self.stderr.write(sample)
         if command:
             self.stdout.write(f"Next: {command}")
 
@@ -111,7 +111,11 @@ class MaintenanceCommand(BaseCommand):
             )
         self.stdout.write(f"{question} Type 'yes' to go ahead: ", ending="")
         self.stdout.flush()
-        if sys.stdin.readline().strip() != "yes":
+        try:
+            answer = sys.stdin.readline().strip()
+        except KeyboardInterrupt:
+            raise Halt(ExitStatus.INTERRUPTED, "not confirmed; nothing was done") from None
+        if answer != "yes":
             raise Halt(ExitStatus.REFUSED, "not confirmed; nothing was done")
 
 

@@ -241,6 +241,37 @@ def test_a_refusal_before_the_run_is_a_summary_too(store: BlobStore) -> None:
         assert summary["next"] == f"manage.py {name} --json"
 
 
+class Keyboard(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Interrupted(Keyboard):
+    def readline(self, *_arguments: Any) -> str:  # type: ignore[override]
+        raise KeyboardInterrupt
+
+
+@on_disk
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [
+        (Keyboard("yes\n"), ExitStatus.DONE),
+        (Keyboard("no\n"), ExitStatus.REFUSED),
+        (Keyboard(""), ExitStatus.REFUSED),
+        (Interrupted(), ExitStatus.INTERRUPTED),
+    ],
+    ids=["yes", "no", "end", "interrupted"],
+)
+def test_a_person_is_asked(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, answers: StringIO, status: ExitStatus
+) -> None:
+    monkeypatch.setattr("sys.stdin", answers)
+    found, output = run("migrate_to_cas")
+    assert found == status
+    assert "0 rows will be moved to content-addressed keys. Type 'yes'" in output
+
+
 @on_disk
 @pytest.mark.django_db(transaction=True)
 def test_damage_is_a_summary_too(store: BlobStore, part: Part) -> None:
