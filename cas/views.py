@@ -113,10 +113,11 @@ def _allow_origins(request: HttpRequest, response: HttpResponseBase) -> None:
     allowed = serving().cors_allowed_origins
     if not allowed:
         return
-    origin = "*" if "*" in allowed else request.headers.get("Origin", "")
-    if origin != "*":
+    origin = "*"
+    if origin not in allowed:
         # Also on answers without Origin: a cache would give them to those with one.
         response["Vary"] = "Origin"
+        origin = request.headers.get("Origin", "")
         if origin not in allowed:
             return
     response["Access-Control-Allow-Origin"] = origin

@@ -43,7 +43,8 @@ def test_an_older_rows_content_type_never_makes_a_bad_link(stored: str, linked: 
 
 def test_a_cdn_in_front(settings: Any) -> None:
     settings.CAS_PUBLIC_BASE_URL = "https://cdn.example"
-    assert links.thumbnail_url(DIGEST).startswith(f"https://cdn.example/api/cas/{DIGEST}?")
+    for url in (links.thumbnail_url(DIGEST), view_url()):
+        assert url.startswith(f"https://cdn.example/api/cas/{DIGEST}?")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from django.http import HttpResponseBase
-from django.test import RequestFactory
+from django.test import RequestFactory, override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -61,9 +61,14 @@ def ask(digest: object, query: str, method: str = "GET", **headers: str) -> tupl
     return response, body
 
 
-def check(response: Any, body: bytes, content: bytes) -> None:
+def check(response: Any, body: bytes, content: bytes, method: str = "GET") -> None:
     """What holds for every answer about `content`."""
     status = response.status_code
+    if method == "HEAD":
+        assert body == b""
+        if status == 200:
+            assert response.headers["Content-Length"] == str(len(content))
+        content = b""
     assert status < 500
     assert all("\r" not in value and "\n" not in value for value in response.headers.values())
     assert response.headers.get("X-Content-Type-Options") == (None if status == 204 else "nosniff")
@@ -162,6 +167,16 @@ tags = st.one_of(
 )
 
 
+PAGE = "https://shop.example"
+
+
+@pytest.fixture
+def thumbnail(picture: Digest) -> bytes:
+    _, body = ask(picture, "thumbnail=1024")
+    assert body.startswith(b"\xff\xd8")
+    return body
+
+
 @MANY
 @given(
     method=st.sampled_from(["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE"]),
@@ -169,10 +184,11 @@ tags = st.one_of(
     query=st.sampled_from(["content_type=image/jpeg", "thumbnail=1024", ""]),
     match=tags,
     none_match=tags,
-    origin=field,
+    origin=st.one_of(field, st.just(PAGE)),
 )
 def test_any_request(
     picture: Digest,
+    thumbnail: bytes,
     method: str,
     digest: str | None,
     query: str,
@@ -180,16 +196,17 @@ def test_any_request(
     none_match: str,
     origin: str,
 ) -> None:
-    response, body = ask(
-        picture if digest is None else digest,
-        query,
-        method,
-        if_match=match,
-        if_none_match=none_match,
-        origin=origin,
-    )
+    with override_settings(CAS_CORS_ALLOWED_ORIGINS=[PAGE]):
+        response, body = ask(
+            picture if digest is None else digest,
+            query,
+            method,
+            if_match=match,
+            if_none_match=none_match,
+            origin=origin,
+        )
     assert response.status_code in (200, 204, 304, 400, 404, 405, 412)
-    if method == "HEAD" or query == "thumbnail=1024":
-        check(response, body, body)
-    else:
-        check(response, body, PICTURE if response.status_code == 200 else b"")
+    assert response.headers["Vary"] == "Origin"
+    allowed = response.headers.get("Access-Control-Allow-Origin")
+    assert allowed == (PAGE if origin == PAGE else None)
+    check(response, body, thumbnail if query == "thumbnail=1024" else PICTURE, method)

@@ -226,6 +226,10 @@ def test_cors(client: ReadingClient, digest: Digest, settings: Any) -> None:
     foreign = client.get(url(digest), headers={"Origin": "https://evil.example"})
     assert "Access-Control-Allow-Origin" not in foreign.headers
     assert foreign.headers["Vary"] == "Origin"
+    # A client may send any; caches would have kept what it got for everybody.
+    starred = client.get(url(digest), headers={"Origin": "*"})
+    assert "Access-Control-Allow-Origin" not in starred.headers
+    assert starred.headers["Vary"] == "Origin"
     preflight = client.options(url(digest), headers={"Origin": "https://shop.example"})
     assert preflight.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS"
     asked = preflight.headers["Access-Control-Allow-Headers"]
