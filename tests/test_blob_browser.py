@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
+import requests
 from PIL import Image
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 from reportlab.pdfgen.canvas import Canvas
@@ -15,6 +18,7 @@ from cas.digest import Digest, Hasher
 from cas.links import blob_url
 from cas.storage.base import Staged
 from cas.storage.disk import DiskBlobStorage
+from tests.installation import Installation
 from tests.server import Server
 
 CHROMIUM = "/usr/bin/chromium"
@@ -55,6 +59,13 @@ class Site:
         path.unlink()
         return hasher.digest
 
+    def upload(self, name: str, data: bytes) -> requests.Response:
+        """Attach a file to a new part."""
+        api = f"{self.url}/api/parts"
+        part = requests.post(api, json={"description": "Polyglot"}, timeout=60).json()
+        where = f"{api}/{part['key']}/attachments"
+        return requests.post(where, files={"file": (name, data, "image/png")}, timeout=60)
+
     def link(
         self, data: bytes, content_type: str, disposition: str = "inline", filename: str = ""
     ) -> str:
@@ -67,7 +78,9 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     data = tmp_path_factory.mktemp("site")
-    with Server(data, INVENTORY_WORKERS="1") as server:
+    # Its own database in any case: parts are made here.
+    Installation(data, {"DATABASE_URL": ""}).check("migrate", "--verbosity", "0")
+    with Server(data, INVENTORY_WORKERS="1", DATABASE_URL="") as server:
         yield Site(server.url, DiskBlobStorage(location=data / "attachments"))
 
 
@@ -135,11 +148,49 @@ def test_a_download_keeps_its_unicode_name(site: Site, page: Page, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", POLYGLOTS)
-def test_a_polyglot_does_not_run(site: Site, page: Page, kind: str) -> None:
-    """Opened by itself, and pulled in by a page of our own origin in every way there is."""
+def test_the_polyglots_run_where_nothing_stops_them(site: Site, page: Page, kind: str) -> None:
+    """What the tests below rely on: the same bytes, with another server's headers."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
+    content_type = "image/svg+xml" if kind == "svg" else "text/html"
+    page.route(
+        "**/elsewhere",
+        lambda route: route.fulfill(body=POLYGLOTS[kind], content_type=content_type),
+    )
+    page.goto(f"{site.url}/elsewhere")
+    assert page.title() == "ran"
+    assert f"{site.url}/ran" in asked
+
+
+@pytest.mark.parametrize("kind", POLYGLOTS)
+def test_a_polyglot_does_not_run(site: Site, page: Page, kind: str) -> None:
+    """Whatever type its URL names."""
     links = [site.link(POLYGLOTS[kind], content_type) for content_type in TYPES]
+    never_runs(site, page, links)
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_an_uploaded_polyglot_does_not_run(site: Site, page: Page, kind: str) -> None:
+    """Gone through the API, and opened by the URLs that it answers."""
+    sink = io.BytesIO()
+    Image.new("RGB", (8, 8), RED).save(sink, "PNG")
+    files = {"png": sink.getvalue() + b"<html>" + SCRIPT, "pdf": POLYGLOTS["pdf"]}
+    shown = site.upload(f"polyglot.html.{kind}", files[kind])
+    assert shown.status_code == 201
+    never_runs(site, page, [shown.json()["view_url"], shown.json()["download_url"]])
+
+
+@pytest.mark.parametrize("kind", ["html", "svg"])
+def test_a_page_is_not_taken_for_an_image(site: Site, kind: str) -> None:
+    refused = site.upload("harmless.png", POLYGLOTS[kind])
+    assert refused.json()["error"]["code"] == "unsupported_type"
+
+
+def never_runs(site: Site, page: Page, paths: list[str]) -> None:
+    """Opened by itself, and pulled in by a page of our own origin in every way there is."""
+    links = [urljoin(site.url, path) for path in paths]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     for link in links:
         try:
             page.goto(link)
@@ -150,7 +201,7 @@ def test_a_polyglot_does_not_run(site: Site, page: Page, kind: str) -> None:
     host = "<!doctype html><title>host</title>" + "".join(
         f"""<iframe src="{link}"></iframe><object data="{link}"></object><embed src="{link}">
         <img src="{link}"><script src="{link}"></script><link rel="stylesheet" href="{link}">"""
-        for link in links
+        for link in map(escape, links)
     )
     page.route("**/host", lambda route: route.fulfill(body=host, content_type="text/html"))
     page.goto(f"{site.url}/host")
@@ -158,3 +209,4 @@ def test_a_polyglot_does_not_run(site: Site, page: Page, kind: str) -> None:
     assert page.title() == "host"
     assert page.evaluate("window.ran") is None
     assert f"{site.url}/ran" not in asked
+    assert set(links) <= set(asked)
