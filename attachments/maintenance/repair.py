@@ -21,16 +21,21 @@ QUARANTINE_PREFIX: Final = "quarantine/"
 
 
 def repair(
-    store: BlobStore, corrupt: Sequence[Digest], missing: Sequence[Digest]
+    store: BlobStore,
+    corrupt: Sequence[Digest],
+    missing: Sequence[Digest],
+    unreadable: Sequence[Digest],
 ) -> Iterator[tuple[str, str]]:
-    """Restore both from old objects and move the corrupt aside, yielding each key and its action.
+    """Restore all from old objects and move the corrupt aside, yielding each key and its action.
 
     The action is `quarantined` or `restored`. A corrupt blob is moved only when the object to
-    restore it from has been read, or there is none. Raises StoreError. Whoever repairs must keep
-    a cleanup away (`LEGACY_LAYOUT`).
+    restore it from has been read, or there is none; an unreadable one makes way only for such an
+    object. Raises StoreError. Whoever repairs must keep a cleanup away (`LEGACY_LAYOUT`).
     """
     left = set(corrupt)
-    for digest, source in _sources(store, {*corrupt, *missing}):
+    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}):
+        if digest in unreadable and not _clear(store, digest):
+            continue
         if digest in left:
             left.remove(digest)
             if _quarantine(store, digest):
@@ -103,6 +108,22 @@ def _quarantine(store: BlobStore, digest: Digest) -> bool:
         return False
     logger.warning("moved the corrupt %s to %s; shown by %s", digest.key, aside, _shown_by(digest))
     return True
+
+
+def _clear(store: BlobStore, digest: Digest) -> bool:
+    """Delete a blob that cannot be read; its bytes are at hand elsewhere, and cannot be kept here.
+
+    False if it can be read by now, or is in use at this moment.
+    """
+    try:
+        before = store.stat(digest.key)
+        store.digest_of(digest.key)
+    except Absent:
+        return True
+    except Unreachable as error:
+        logger.warning("%s cannot be read, and makes way: %s", digest.key, error)
+        return _remove(store, digest, before)
+    return False
 
 
 def _remove(store: BlobStore, digest: Digest, seen: BlobStat) -> bool:

@@ -231,9 +231,11 @@ def _remember(intact: list[Digest], *, at_least: int = 1) -> None:
 
 def _repair(store: BlobStore, summary: VerifySummary, report: Report) -> None:
     # A blob of the wrong size that hashes to its key is sound: its row is what is wrong.
-    corrupt = [d for d, v in summary.damaged.items() if v.verdict is Verdict.CORRUPT]
-    missing = [d for d, v in summary.damaged.items() if v.verdict is Verdict.MISSING]
-    for key, action in repair(store, corrupt, missing):
+    corrupt, missing, unreadable = (
+        [digest for digest, found in summary.damaged.items() if found.verdict is verdict]
+        for verdict in (Verdict.CORRUPT, Verdict.MISSING, Verdict.UNREADABLE)
+    )
+    for key, action in repair(store, corrupt, missing, unreadable):
         report.write({"key": key, "action": action})
         summary.quarantined += action == "quarantined"
         if action == "restored":

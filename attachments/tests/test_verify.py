@@ -140,7 +140,11 @@ def test_a_corrupt_blob_stays_until_there_is_what_to_restore_it_from(
         return real(prefix, after=after)
 
     monkeypatch.setattr(store, "scan", cut_short)
-    assert run(*REPAIR)[0] == ExitStatus.DAMAGE_FOUND
+    status, output = run(*REPAIR)
+    summary = summary_of(output)
+    assert (status, summary["quarantined"]) == (ExitStatus.DAMAGE_FOUND, 0)
+    assert "the listing never came" in summary["reason"]
+    assert summary["next"] == "manage.py verify_cas --json --read-all --repair"
     assert store.stat(moved[0].key).size == 4
 
 
@@ -439,6 +443,37 @@ def test_an_unreadable_blob_is_reported_and_the_rest_verified(
     summary = summary_of(output)
     assert status == ExitStatus.DAMAGE_FOUND
     assert (summary["unreadable"], summary["intact"]) == (1, 2)
+
+
+@on_disk
+@pytest.mark.parametrize("copies", [True, False])
+def test_an_unreadable_blob_makes_way_for_its_old_object_if_there_is_one(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch, copies: bool
+) -> None:
+    """As on a disk with a bad sector."""
+    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    if not copies:
+        remove_legacy(store)
+    read, remove = store.digest_of, store.remove_many
+    gone: list[str] = []
+
+    def failing(key: str, on_bytes: Any = None) -> Any:
+        if key == moved[0].key and not gone:
+            raise Unreachable("Input/output error", key=key)
+        return read(key, on_bytes)
+
+    def removing(keys: Any) -> Any:
+        gone.extend(keys)
+        return remove(gone)
+
+    monkeypatch.setattr(store, "digest_of", failing)
+    monkeypatch.setattr(store, "remove_many", removing)
+    status, output = run(*REPAIR)
+    summary = summary_of(output)
+    assert status == (0 if copies else ExitStatus.DAMAGE_FOUND)
+    assert (summary["unreadable"], summary["restored"]) == (1, int(copies))
+    assert gone == ([moved[0].key] if copies else [])
+    assert store.stat(moved[0].key).size == 4
 
 
 @on_disk

@@ -68,7 +68,7 @@ class Command(MaintenanceCommand):
 
     def next_command(self, summary: VerifySummary, options: dict[str, Any]) -> str:
         if summary.damaged:
-            if options["repair"]:
+            if options["repair"] and not summary.reason:
                 return "manage.py migration_status --check-objects"
             return self.again(options, repair=True)
         if summary.status is ExitStatus.DONE:
