@@ -15,12 +15,12 @@ from tests.s3 import S3Server
 from tests.server import Server
 
 READERS = 8
-DISK_SIZE, S3_SIZE = 1 << 30, 256 << 20
+SIZE = 1 << 30
 
 
 def run(directory: Path, *, quick: bool) -> list[Table]:
-    disk_size, s3_size = (32 << 20, 32 << 20) if quick else (DISK_SIZE, S3_SIZE)
-    return [_disk(directory, disk_size), _s3(directory, s3_size)]
+    size = 32 << 20 if quick else SIZE
+    return [_disk(directory, size), _s3(directory, size)]
 
 
 def _disk(directory: Path, size: int) -> Table:
@@ -35,8 +35,7 @@ def _disk(directory: Path, size: int) -> Table:
 def _s3(directory: Path, size: int) -> Table:
     data = directory / "s3"
     data.mkdir()
-    path = directory / "less-large"
-    blobs.write(path, size)
+    path = directory / "large"
     with S3Server(data) as service:
         bucket = service.new_bucket()
         digest = blobs.store(S3BlobStorage(**service.storage_options(bucket)), path)
@@ -63,6 +62,7 @@ def _table(where: str, server: Server, url: str, size: int) -> Table:
             Row("after one request", f"{idle / 1024:.0f} MiB", 1.0),
             Row(mib, f"{peak / 1024:.0f} MiB", idle / peak),
         ],
+        command=f"urllib.request.urlopen(URL) in {READERS} threads, each read to its end",
         note=f"VmHWM of all {len(server.workers())} workers and their parent.",
     )
 

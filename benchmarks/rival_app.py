@@ -1,13 +1,16 @@
 """What our server is measured against, on the same server: Django as one would first write it.
 
-`RIVAL_FILES` names the directory whose files are served.
+`RIVAL_FILES` names the directory whose files are served, `RIVAL_S3` has the options of the storage
+from which they are served as well.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import django
 from django.conf import settings
@@ -27,7 +30,22 @@ def file(request: HttpRequest, name: str) -> FileResponse:
     return FileResponse((FILES / name).open("rb"), content_type="image/png")
 
 
-urlpatterns = [path("empty", empty), path("file/<str:name>", file)]
+@cache
+def storage() -> Any:
+    from storages.backends.s3 import S3Storage
+
+    return S3Storage(**json.loads(os.environ["RIVAL_S3"]))
+
+
+def s3(request: HttpRequest, key: str) -> FileResponse:
+    return FileResponse(storage().open(key), content_type="image/png")
+
+
+urlpatterns = [
+    path("empty", empty),
+    path("file/<str:name>", file),
+    path("s3/<path:key>", s3),
+]
 
 if os.environ.get("RIVAL_BARE"):
     settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50)

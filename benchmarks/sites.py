@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tests.server import ROOT, free_port
@@ -20,11 +22,11 @@ WORKERS = str(os.cpu_count() or 1)
 
 
 def wrk(url: str, *, connections: int, seconds: int, header: str = "") -> tuple[float, float]:
-    """Requests and bytes a second. Raises RuntimeError if any answer was not as it should be."""
+    """Requests and bytes a second. Raises RuntimeError if any answer was no success or 304."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
     command += ["-H", header] if header else []
     done = subprocess.run([*command, url], capture_output=True, text=True, check=True)
-    if "Non-2xx" in done.stdout and "304" not in header:
+    if "Non-2xx" in done.stdout:
         raise RuntimeError(f"{url}: {done.stdout}")
     requests = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
     transfer = re.search(r"Transfer/sec:\s+([\d.]+)([KMGT]?)B", done.stdout)
@@ -34,8 +36,23 @@ def wrk(url: str, *, connections: int, seconds: int, header: str = "") -> tuple[
     return float(requests[1]), float(transfer[1]) * unit
 
 
+def validator(url: str) -> str:
+    """The If-None-Match line to which `url` answers 304, and nothing else: this is looked at."""
+    split = urlsplit(url)
+    connection = http.client.HTTPConnection(split.hostname or "", split.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("HEAD", f"{split.path}?{split.query}")
+        answer = connection.getresponse()
+        answer.read()
+        tag = answer.headers["ETag"]
+        connection.request("GET", f"{split.path}?{split.query}", headers={"If-None-Match": tag})
+        if (status := connection.getresponse().status) != 304:
+            raise RuntimeError(f"{url}: {status}")
+    return f"If-None-Match: {tag}"
+
+
 def fetch_rate(url: str, seconds: float) -> float:
-    """Bytes a second of one reader; for bodies of which few fit into the time."""
+    """Bytes a second of one reader. Raises RuntimeError if any answer was no success."""
     split = urlsplit(url)
     buffer, read = bytearray(1 << 20), 0
     connection = http.client.HTTPConnection(split.hostname or "", split.port, timeout=60)
@@ -44,19 +61,27 @@ def fetch_rate(url: str, seconds: float) -> float:
         while time.perf_counter() - begun < seconds:
             connection.request("GET", f"{split.path}?{split.query}")
             response = connection.getresponse()
+            if response.status != 200:
+                raise RuntimeError(f"{url}: {response.status}")
             while count := response.readinto(buffer):
                 read += count
         return read / (time.perf_counter() - begun)
 
 
 @contextlib.contextmanager
-def granian(files: Path, *, bare: bool = False) -> Iterator[str]:
-    """The rivals on the same server with the same number of workers and threads."""
+def granian(
+    files: Path, *, bare: bool = False, s3_options: dict[str, Any] | None = None
+) -> Iterator[str]:
+    """The rivals on the same server with the same number of workers and threads.
+
+    `s3_options` are those of the storage that the rival reads from S3 with.
+    """
     port = free_port()
     environment = {
         **os.environ,
         "RIVAL_FILES": str(files),
         "RIVAL_BARE": "1" if bare else "",
+        "RIVAL_S3": json.dumps(s3_options or {}),
         "INVENTORY_DATA_DIR": str(files.parent / "rival"),
     }
     command = [
