@@ -36,7 +36,8 @@ request, and ten minutes for the service to act on what it received.
 """
 
 _CONDEMNED: Final = (
-    "SELECT true FROM condemned_blobs WHERE digest = %s AND since > statement_timestamp() - %s"
+    "SELECT true FROM condemned_blobs"
+    " WHERE digest = %s AND since > statement_timestamp() - make_interval(secs => %s)"
 )
 """As `_condemned` does, for one digest and without putting the statement together anew."""
 
@@ -76,7 +77,7 @@ class Hold:
                 # statements: the second sees what was committed while the first one waited.
                 cursor.execute(
                     f"SELECT {_KEEP}, pg_advisory_lock_shared(%s); {_CONDEMNED}",
-                    [_lock_number(digest), digest.hex, LONGEST_REQUEST],
+                    [_lock_number(digest), digest.hex, LONGEST_REQUEST.total_seconds()],
                 )
                 cursor.nextset()
                 condemned = cursor.fetchone()

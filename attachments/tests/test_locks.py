@@ -19,8 +19,7 @@ from django.utils import timezone
 
 from attachments import locks, references
 from attachments.locks import Hold, excluding, hold_shared
-from attachments.maintenance import pacing
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.run import ExitStatus, Stop
 from attachments.models import Attachment, CondemnedBlob
 from attachments.tests.factories import PDF, legacy_row, staged
 from attachments.tests.legacy import blobs, on_disk, run, terminate_others
@@ -218,23 +217,20 @@ def test_a_migration_waits_for_a_delete_in_flight(
     store: BlobStore, part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And then moves the row: it tries again, as it does when a store does not answer."""
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
     row = legacy_row(part, PDF, tmp_path / "old")
     CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
-    real = locks.refuse_condemned
-    asked: list[Any] = []
+    waits: list[float] = []
 
-    def refuse(digests: Any) -> None:
-        asked.append(digests)
-        if len(asked) == 3:
+    def wait(_: Stop, seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
             age_condemned()
-        real(digests)
 
-    monkeypatch.setattr(locks, "refuse_condemned", refuse)
+    monkeypatch.setattr(Stop, "sleep", wait)
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
-    assert len(asked) >= 3
+    assert len(waits) == 2
 
 
 @pytest.mark.postgres
