@@ -49,7 +49,7 @@ class Size:
 def run(directory: Path, *, quick: bool) -> list[Table]:
     few, many, more, large, rounds = (20, 40, 40, 4, 1) if quick else (300, 1000, 4000, 16, 2)
     note = STAND_IN.format(cores=CORES)
-    on_processes = ((2, 16), (4, 16))
+    on_processes = ((2, 16), (4, 8), (4, 16))
     s3 = Size("20 KB, S3 with 10 ms", SMALL, few, more, (1, 4, 16, 64), on_processes, 16)
     disk = Size("20 KB, disk", SMALL, many, many, (1, 4, 16, 64), on_processes, 16)
     large_s3 = Size("100 MB, S3 with 10 ms", LARGE, 2, large, (1, 4, 16), ((2, 4),), 1)

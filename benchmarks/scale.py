@@ -11,7 +11,7 @@ from benchmarks.measurement import Row, Table
 
 COUNTS = (1_000, 100_000, 1_000_000)
 SIZE = 20
-SECONDS = 180
+SECONDS = 60
 SHARE = 50
 """One object in so many is garbage, and there is a legacy object for one in so many."""
 

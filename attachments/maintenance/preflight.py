@@ -6,8 +6,10 @@ import logging
 import secrets
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
+from typing import Final
 
 from django.conf import settings
 
@@ -17,11 +19,14 @@ from attachments.maintenance.pacing import Pace
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.models import LEGACY_PREFIX
 from cas.digest import Digest, Hasher
-from cas.storage.base import BlobStore, Corrupt, Staged, StoreError
+from cas.storage.base import Absent, BlobStore, Corrupt, Staged, StoreError
 
 logger = logging.getLogger(__name__)
 
 UPLOAD_HANDLER = "attachments.uploads.HashingUploadHandler"
+
+OBJECTS_TRIED: Final = 10
+"""Old objects of which one must be readable, if there are any."""
 
 
 def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None:
@@ -47,10 +52,11 @@ def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None
 
 
 def _list_and_read(store: BlobStore) -> None:
-    first = next(store.scan(LEGACY_PREFIX), None)
-    if first is not None:
-        with store.read(first.key) as stream:
+    for stat in islice(store.scan(LEGACY_PREFIX), OBJECTS_TRIED):
+        # One object that is damaged, or gone since, says nothing about the store.
+        with suppress(Absent, Corrupt), store.read(stat.key) as stream:
             stream.read(1)
+            return
 
 
 def _write_and_read_back(store: BlobStore) -> None:

@@ -29,7 +29,7 @@ from attachments.tests.legacy import (
     terminate_others,
 )
 from cas.digest import Digest, is_cas_key
-from cas.storage.base import BlobStore
+from cas.storage.base import BlobStore, Corrupt
 from parts.models import Part
 from tests.s3 import S3Server
 
@@ -131,6 +131,23 @@ def test_a_source_overwritten_between_hash_and_copy(
     status, output = run(*MIGRATE, "--workers", "1")
     assert (status, summary_of(output)["retries"]) == (DONE, 1), output
     assert_whole(s3_store)
+
+
+@on_disk
+def test_one_damaged_object_does_not_stop_the_others(
+    store: BlobStore, rows: Callable[[BlobStore], list[Attachment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one listed is what the check before the first row tries to read."""
+    damaged = min(row.s3_key or "" for row in rows(store))
+    real = store.read
+
+    def read(key: str, *arguments: Any) -> Any:
+        if key == damaged:
+            raise Corrupt("its file ends early", key=key)
+        return real(key, *arguments)
+
+    monkeypatch.setattr(store, "read", read)
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == ExitStatus.DONE
 
 
 def test_wrong_bytes_at_the_target_are_not_relied_on(
