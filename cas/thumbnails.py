@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 import pyvips
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cas.conf import LARGEST_THUMBNAIL
@@ -104,5 +105,8 @@ def _in_srgb(image: Any) -> Any:
 
 
 def _encode(picture: Any, quality: int) -> bytes:
-    encoded: bytes = picture.jpegsave_buffer(Q=quality, keep="none")
-    return encoded
+    size = (picture.width, picture.height)
+    image = Image.frombuffer("RGB", size, picture.write_to_memory(), "raw", "RGB", 0, 1)
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=quality)
+    return sink.getvalue()

@@ -6,8 +6,8 @@ import contextlib
 import io
 import logging
 import shutil
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,9 @@ from cas.storage.base import BlobStore, CutShort, Unreachable
 from cas.thumbnails import RENDERER, Rendered, render, render_from_base
 
 log = logging.getLogger(__name__)
+
+_AFTERWARDS: Final = ThreadPoolExecutor(2, thread_name_prefix="thumbnail-base")
+"""What nobody waits for. To begin a thread for each would be waited for."""
 
 REFUSED_SECONDS: Final = 60
 """For so long a damaged picture is not decoded again; it may be healed meanwhile."""
@@ -102,9 +105,12 @@ def _keep_base(
 
     def keep() -> None:
         with lock:
-            cache.put(f"{name}_{'whole' if rendered.whole else 'base'}.jpg", rendered.base())
+            try:
+                cache.put(f"{name}_{'whole' if rendered.whole else 'base'}.jpg", rendered.base())
+            except Exception:
+                log.exception("no picture of %s was kept", name)
 
-    threading.Thread(target=keep, name="thumbnail-base").start()
+    _AFTERWARDS.submit(keep)
 
 
 def _from_base(cache: ThumbnailCache, name: str, size: int) -> bytes | None:
