@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import islice
 from typing import Any, Final
 
 from django.apps import apps
@@ -17,7 +16,7 @@ from prometheus_client import Counter as Metric
 
 from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
-from attachments.maintenance.deleting import Outcome, delete_patiently
+from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
@@ -26,7 +25,7 @@ from attachments.maintenance.survey import Entry, survey
 from attachments.references import REFERENCE_COLUMNS
 from cas.digest import CAS_PREFIX
 from cas.storage import attachment_store
-from cas.storage.base import BlobStat, BlobStore, StoreError
+from cas.storage.base import BlobStat, BlobStore
 
 logger = logging.getLogger(__name__)
 
@@ -140,15 +139,14 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
     def delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
         _check_unreferenced(batch, run.stop)
         if options.dry_run:
-            return ((stat.key, None) for stat in batch)
+            return would_delete(batch)
         patiently(partial(require_lock, LEGACY_LAYOUT), run.stop)
         return store.remove_many([stat.key for stat in batch])
 
     run.progress.begin("would delete" if options.dry_run else "deleted")
-    while not run.stop.requested and (batch := list(islice(plan, BATCH))):
-        sizes = {stat.key: stat.size for stat in batch}
-        for key, error in delete_patiently(batch, delete, run.stop):
-            _record(key, sizes[key], error, summary, run)
+    metrics = (DELETED_OBJECTS, DELETED_BYTES)
+    for _ in deletions(plan, BATCH, delete, summary, run, metrics):
+        summary.deleted += 1
 
 
 def _deletable(
@@ -196,23 +194,3 @@ def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
                 f"row {found[0]} has come to reference {found[1]} meanwhile. Its object and the "
                 "rest were not deleted; run migrate_to_cas first",
             )
-
-
-def _record(
-    key: str, size: int, error: StoreError | None, summary: CleanupSummary, run: Run
-) -> None:
-    run.progress.step(0 if error else size)
-    record: dict[str, Any] = {"key": key, "bytes": size}
-    if error is not None:
-        summary.fail(error.code, f"{key}: {error}")
-        DELETED_OBJECTS.labels("failed").inc()
-        logger.warning("%s could not be deleted: %s", key, error)
-        run.report.write({**record, "outcome": "failed", "error": str(error)})
-        return
-    summary.deleted += 1
-    summary.bytes += size
-    if not summary.dry_run:
-        DELETED_OBJECTS.labels("deleted").inc()
-        DELETED_BYTES.inc(size)
-        logger.info("deleted %s, %d bytes", key, size)
-    run.report.write({**record, "outcome": "would_delete" if summary.dry_run else "deleted"})

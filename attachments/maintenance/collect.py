@@ -21,14 +21,14 @@ from attachments import references
 from attachments.locks import forget_condemned
 from attachments.maintenance.clocks import MOST_APART, check_clocks, database_now
 from attachments.maintenance.database import require_lock, run_lock
-from attachments.maintenance.deleting import Outcome, delete_patiently
+from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import survey
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
-from cas.storage.base import BlobStat, BlobStore, StoreError
+from cas.storage.base import BlobStat, BlobStore
 
 logger = logging.getLogger(__name__)
 
@@ -166,12 +166,10 @@ def _collect(
 ) -> None:
     # No more than was planned: what has become garbage since has not been weighed.
     candidates = islice(_candidates(store, older_than, run), summary.garbage)
-    delete = _would_delete if summary.dry_run else partial(_delete, store, summary)
     run.progress.begin("would delete" if summary.dry_run else "deleted", summary.garbage)
-    while not run.stop.requested and (batch := list(islice(candidates, BATCH))):
-        sizes = {stat.key: stat.size for stat in batch}
-        for key, error in delete_patiently(batch, delete, run.stop):
-            _record(key, sizes[key], error, summary, run)
+    delete = would_delete if summary.dry_run else partial(_delete, store, summary)
+    for _ in deletions(candidates, BATCH, delete, summary, run, (COLLECTED, COLLECTED_BYTES)):
+        summary.collected += 1
 
 
 def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[BlobStat]:
@@ -184,10 +182,6 @@ def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[Bl
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 
-def _would_delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
-    return ((stat.key, None) for stat in batch)
-
-
 def _delete(
     store: BlobStore, summary: CollectSummary, batch: Sequence[BlobStat]
 ) -> Iterator[Outcome]:
@@ -197,28 +191,6 @@ def _delete(
     with references.collecting(store, digests) as exclusion:
         summary.in_use += len(digests - exclusion.removable)
         yield from exclusion.remove_many(digest.key for digest in exclusion.removable)
-
-
-def _record(
-    key: str, size: int, error: StoreError | None, summary: CollectSummary, run: Run
-) -> None:
-    run.progress.step(0 if error else size)
-    record: dict[str, Any] = {"key": key, "bytes": size}
-    if error is not None:
-        summary.fail(error.code, f"{key}: {error}")
-        COLLECTED.labels("failed").inc()
-        logger.warning("%s could not be deleted: %s", key, error)
-        run.report.write({**record, "outcome": "failed", "error": str(error)})
-        return
-    summary.collected += 1
-    summary.bytes += size
-    if summary.dry_run:
-        run.report.write({**record, "outcome": "would_delete"})
-        return
-    COLLECTED.labels("deleted").inc()
-    COLLECTED_BYTES.inc(size)
-    logger.info("deleted %s, %d bytes", key, size)
-    run.report.write({**record, "outcome": "deleted"})
 
 
 def _abandoned(store: BlobStore, older_than: datetime, summary: CollectSummary, run: Run) -> None:
