@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from attachments import markup, references
 from attachments.models import Attachment
 from attachments.uploads import UploadRefused, stage
-from cas.sniff import PDF, PILLOW_FORMATS
+from cas.content_types import FORMATS
 from cas.storage.base import StoreError, StoreFull, Unreachable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def fault_message(error: StoreError) -> str:
 class ReceivedFileField(forms.FileField):
     """A file of the request; cleans to a StagedUpload, or says why it is not accepted."""
 
-    widget = forms.FileInput(attrs={"accept": ",".join([*PILLOW_FORMATS, PDF])})
+    widget = forms.FileInput(attrs={"accept": ",".join(FORMATS)})
 
     def __init__(self, **kwargs: Any) -> None:
         # Whether an empty file is acceptable is for `stage` to say, as it is for the API.

@@ -8,13 +8,17 @@ from typing import NamedTuple
 from django.urls import reverse
 
 from attachments.models import Attachment
-from cas.links import blob_query, blob_url, public_url, thumbnail_url
-from cas.query import BlobQuery, ThumbnailQuery
+from cas.conf import THUMBNAIL_SIZE
+from cas.signed_urls import (
+    BlobQuery,
+    ThumbnailQuery,
+    blob_query,
+    blob_url,
+    public_url,
+    thumbnail_url,
+)
 
 logger = logging.getLogger(__name__)
-
-THUMBNAIL_SIZE = 150
-"""The size in pixels of the thumbnails that API responses link to."""
 
 
 class Links(NamedTuple):

@@ -23,8 +23,8 @@ from PIL import Image
 
 from attachments.models import Attachment
 from cas.conf import serving
+from cas.content_types import ACCEPTED, FORMATS, HEAD, Format, sniff
 from cas.digest import Hasher
-from cas.sniff import EXTENSIONS, HEAD, PDF, PILLOW_FORMATS, sniff
 from cas.storage import attachment_store
 from cas.storage.base import Staged, StoreFull
 
@@ -55,7 +55,7 @@ class TooLarge(UploadRefused):
 
 
 class UnsupportedType(UploadRefused):
-    """The file is not a JPEG, PNG, WebP, GIF or AVIF image that can be opened, nor a PDF."""
+    """The file has no accepted format (`cas.content_types`), or cannot be opened."""
 
     status = 415
     code = "unsupported_type"
@@ -168,17 +168,18 @@ def stage(received: ReceivedFile) -> StagedUpload:
     if staged.size == 0:
         raise EmptyFile("the file is empty")
     with staged.path.open("rb") as stream:
-        content_type = sniff(stream.read(HEAD))
-    if content_type is None:
-        raise UnsupportedType("only JPEG, PNG, WebP, GIF and AVIF images and PDFs are accepted")
-    if content_type == PDF:
+        found = sniff(stream.read(HEAD))
+    if found is None:
+        raise UnsupportedType(f"only {ACCEPTED} are accepted")
+    if found.pillow:
+        _check_size(staged.size, settings.INVENTORY_MAX_IMAGE_BYTES)
+        _check_image(staged.path, found)
+        kind = Attachment.Kind.IMAGE
+    else:
         _check_size(staged.size, settings.INVENTORY_MAX_PDF_BYTES)
         kind = Attachment.Kind.PDF
-    else:
-        _check_size(staged.size, settings.INVENTORY_MAX_IMAGE_BYTES)
-        _check_image(staged.path, content_type)
-        kind = Attachment.Kind.IMAGE
-    return StagedUpload(staged, safe_name(received.name or "", content_type), content_type, kind)
+    filename = safe_name(received.name or "", found.content_type)
+    return StagedUpload(staged, filename, found.content_type, kind)
 
 
 def safe_name(name: str, content_type: str) -> str:
@@ -191,7 +192,7 @@ def safe_name(name: str, content_type: str) -> str:
     base = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     kept = "".join(c for c in base if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*')
     kept = " ".join(kept.split()).strip(". ")
-    extensions = EXTENSIONS.get(content_type, ())
+    extensions = FORMATS[content_type].extensions if content_type in FORMATS else ()
     stem, dot, extension = kept.rpartition(".")
     if extensions and not (dot and stem and f".{extension.lower()}" in extensions):
         stem, extension = kept or "attachment", extensions[0].removeprefix(".")
@@ -209,13 +210,13 @@ def _too_large(limit: int) -> str:
     return f"the file is larger than {limit:,} bytes, the most that is accepted"
 
 
-def _check_image(path: Path, content_type: str) -> None:
-    """Open the image with the one decoder its bytes call for; its pixels are not decoded."""
+def _check_image(path: Path, found: Format) -> None:
+    """Open the image with its format's decoder; its pixels are not decoded."""
     try:
         with warnings.catch_warnings():
             # Pillow's own pixel limit is a warning first; ours, below, is the one that counts.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=[PILLOW_FORMATS[content_type]]) as image:
+            with Image.open(path, formats=[found.pillow]) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
         raise TooManyPixels("the image has too many pixels") from error

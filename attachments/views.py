@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from http import HTTPStatus
 from typing import Any, cast
 
 from django.apps import apps
@@ -21,16 +20,10 @@ from attachments.links import content_url, thumbnail
 from attachments.models import Attachment
 from attachments.serializers import AttachmentSerializer, UploadInput
 from attachments.uploads import ReceivedFile, UploadRefused, stage
-from cas.errors import error_response, not_signed
-from cas.links import permits
-from cas.views import (
-    BadQuery,
-    BlobQuery,
-    ThumbnailQuery,
-    deliver_blob,
-    deliver_thumbnail,
-    parse_query,
-)
+from cas.responses import translate_errors
+from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
+from cas.storage.base import Absent
+from cas.views import deliver
 
 logger = logging.getLogger(__name__)
 
@@ -96,24 +89,29 @@ class AttachmentDetail(generics.RetrieveUpdateDestroyAPIView[Attachment]):
 
 
 @require_safe
+@translate_errors
 def content(request: HttpRequest, key: str, pk: int) -> HttpResponseBase:
     """A file's bytes while its row is on its old key; a redirect to the CAS once it has moved."""
-    try:
-        query = parse_query(request.GET)
-    except BadQuery as error:
-        return error_response(request, 400, "bad_request", f"{error}.")
-    if not permits(request.path, query, request.META.get("QUERY_STRING", "")):
-        return not_signed(request)
+    query = parse_query(request.GET)
+    verify(request.path, query, request.META.get("QUERY_STRING", ""))
     row = _file_row_or_404(key, pk)
     if row.digest is not None:
         return _moved(row, query)
-    response = _deliver_legacy(request, row, query)
-    if response.status_code == HTTPStatus.NOT_FOUND:
-        # Between our look at the row and at the store it may have moved and been cleaned up.
+    try:
+        return deliver(
+            request,
+            row.s3_key or "",
+            query,
+            etag=None,
+            cache_name=str(row.pk),
+            cache_control=TRANSITIONAL_CACHE_CONTROL,
+        )
+    except Absent:
+        # After the row was read it may have been migrated and its old object cleaned up.
         row = _file_row_or_404(key, pk)
-        if row.digest is not None:
-            return _moved(row, query)
-    return response
+        if row.digest is None:
+            raise
+        return _moved(row, query)
 
 
 def _file_row_or_404(key: str, pk: int) -> Attachment:
@@ -123,30 +121,6 @@ def _file_row_or_404(key: str, pk: int) -> Attachment:
         logger.error("integrity error: attachment %s has the key %r", row.pk, row.s3_key)
         raise Http404
     return row
-
-
-def _deliver_legacy(
-    request: HttpRequest, row: Attachment, query: BlobQuery | ThumbnailQuery
-) -> HttpResponseBase:
-    old_key = row.s3_key or ""
-    if isinstance(query, ThumbnailQuery):
-        return deliver_thumbnail(
-            request,
-            key=old_key,
-            cache_name=str(row.pk),
-            size=query.size,
-            etag=None,
-            cache_control=TRANSITIONAL_CACHE_CONTROL,
-        )
-    return deliver_blob(
-        request,
-        key=old_key,
-        etag=None,
-        content_type=query.content_type,
-        disposition=query.disposition,
-        filename=query.filename,
-        cache_control=TRANSITIONAL_CACHE_CONTROL,
-    )
 
 
 def _moved(row: Attachment, query: BlobQuery | ThumbnailQuery) -> HttpResponse:

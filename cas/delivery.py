@@ -1,21 +1,22 @@
-"""Having nginx or the S3 service send a blob's bytes in our place (`CAS_DELIVERY`)."""
+"""Having nginx or the S3 service send a blob's bytes instead of this process (`CAS_DELIVERY`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from django.core.files.storage import FileSystemStorage
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
+from cas import http
 from cas.conf import serving
-from cas.http import INLINE_TYPES
+from cas.content_types import INLINE_TYPES
+from cas.signed_urls import BlobQuery
 from cas.storage.base import BlobStore
 
 ACCEL_CACHE_CONTROL: Final = "X-Cas-Cache-Control"
-"""What nginx is to send as Cache-Control, once it has the bytes. It would send Cache-Control itself
-on its own error page as well, and browsers would keep that for a year."""
+"""Carries Cache-Control to nginx, whose configuration sends it once it has the bytes. nginx would
+send Cache-Control itself with its own error pages too, and browsers would keep those for a year."""
 
 
 class S3Store(Protocol):
@@ -25,65 +26,62 @@ class S3Store(Protocol):
 
     @property
     def client(self) -> Any:
-        """The process's boto3 client, which presigns without asking the service."""
+        """The process's boto3 client, which presigns without a request."""
 
 
-def delegates() -> bool:
-    """Whether somebody else is to send bodies, so that only the object's facts are needed."""
-    return serving().delivery != "stream"
-
-
-def delegated(
-    method: str | None,
+def hand_over(
+    request: HttpRequest,
     store: BlobStore,
     key: str,
-    asked: tuple[str, str],
-    headers: Mapping[str, str],
+    query: BlobQuery,
+    wanted: http.RangeRequest | None,
+    headers: dict[str, str],
 ) -> HttpResponse | None:
-    """The answer that has the bytes of an existing object sent, or None if it must be ours.
+    """The response that has the bytes of an existing object sent, or None if this process must.
 
-    `asked` is the content type and disposition of the request, `headers` what a streamed answer
-    would have.
+    `headers` are those of a streamed response, `wanted` is the range it would send.
     """
-    delivery, on_disk = serving().delivery, isinstance(store, FileSystemStorage)
-    if delivery == "accel" and method == "GET":
+    if not _understood_alike(request, wanted):
+        return None
+    current, on_disk = serving(), isinstance(store, FileSystemStorage)
+    if current.delivery == "accel" and request.method == "GET":
         path = f"/disk/{quote(key)}" if on_disk else _behind_nginx(_presigned(store, key, headers))
-        return _accelerated(path, headers)
-    if delivery == "redirect" and not on_disk and _may_leave(*asked):
+        # nginx itself says whether it takes ranges.
+        kept = {k: v for k, v in headers.items() if k not in ("Accept-Ranges", "Cache-Control")}
+        kept[ACCEL_CACHE_CONTROL] = headers["Cache-Control"]
+        kept["X-Accel-Redirect"] = current.accel_prefix + path
+        return HttpResponse(headers={**kept, "Content-Length": "0"})
+    # S3 sends neither a policy nor nosniff, so what is displayed must be harmless by itself.
+    harmless = query.content_type in INLINE_TYPES or query.disposition == "attachment"
+    if current.delivery == "redirect" and not on_disk and harmless:
         # A signature covers the method.
-        operation = "head_object" if method == "HEAD" else "get_object"
-        return _redirected(_presigned(store, key, headers, operation), headers)
+        operation = "head_object" if request.method == "HEAD" else "get_object"
+        response = HttpResponseRedirect(_presigned(store, key, headers, operation))
+        for name, value in headers.items():
+            if name not in ("ETag", "Content-Type", "Content-Disposition", "Accept-Ranges"):
+                response[name] = value
+        # Caches must drop it well before the URL it names expires.
+        response["Cache-Control"] = f"private, max-age={current.redirect_ttl // 2}"
+        response["Content-Length"] = "0"
+        return response
     return None
 
 
-def _accelerated(path: str, headers: Mapping[str, str]) -> HttpResponse:
-    # Whether it takes ranges nginx says of itself.
-    kept = {k: v for k, v in headers.items() if k not in ("Accept-Ranges", "Cache-Control")}
-    kept[ACCEL_CACHE_CONTROL] = headers["Cache-Control"]
-    kept["X-Accel-Redirect"] = serving().accel_prefix + path
-    return HttpResponse(headers={**kept, "Content-Length": "0"})
+def _understood_alike(request: HttpRequest, wanted: http.RangeRequest | None) -> bool:
+    """Whether nginx and S3 understand the request's conditions and range as we do.
 
-
-def _redirected(url: str, headers: Mapping[str, str]) -> HttpResponse:
-    away = HttpResponseRedirect(url)
-    for name, value in headers.items():
-        if name not in ("ETag", "Content-Type", "Content-Disposition", "Accept-Ranges"):
-            away[name] = value
-    # It must be forgotten well before the URL it names stops working.
-    away["Cache-Control"] = f"private, max-age={serving().redirect_ttl // 2}"
-    away["Content-Length"] = "0"
-    return away
-
-
-def _may_leave(content_type: str, disposition: str) -> bool:
-    """S3 sends neither a policy nor nosniff, so what is displayed must be harmless by itself."""
-    return content_type in INLINE_TYPES or disposition == "attachment"
+    They have another ETag and a date that clients do not get, and refuse ranges that we ignore.
+    """
+    if any(f"HTTP_IF_{name}" in request.META for name in ("MATCH", "RANGE", "UNMODIFIED_SINCE")):
+        return False
+    header = request.META.get("HTTP_RANGE")
+    return header is None or (wanted is not None and http.is_plain_range(header))
 
 
 def _presigned(
-    store: BlobStore, key: str, headers: Mapping[str, str], operation: str = "get_object"
+    store: BlobStore, key: str, headers: dict[str, str], operation: str = "get_object"
 ) -> str:
-    """A URL that reads the object for a while, and is answered with our headers."""
+    """A URL that reads the object for CAS_REDIRECT_TTL seconds and is answered with `headers`."""
     s3 = cast(S3Store, store)
     url: str = s3.client.generate_presigned_url(
         operation,

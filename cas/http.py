@@ -15,12 +15,8 @@ from urllib.parse import quote
 
 from django.utils.http import parse_etags
 
+from cas.content_types import INLINE_TYPES
 from cas.storage.base import ByteRange, Corrupt
-
-INLINE_TYPES: Final = frozenset(
-    {"image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "application/pdf"}
-)
-"""What a browser may display by itself. None of these runs script in our origin."""
 
 OPAQUE_TYPE: Final = "application/octet-stream"
 

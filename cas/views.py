@@ -1,130 +1,123 @@
-"""Serving blobs and their thumbnails. Nothing here asks the database anything.
+"""Serving blobs and their thumbnails, without the database.
 
-`deliver_blob` and `deliver_thumbnail` know no URL: they serve any object of the store, and so
-also what a project keeps under older keys.
+`deliver` serves any object of the store, and so also what a project keeps under older keys.
 """
 
 from __future__ import annotations
 
-import time
+import contextlib
+import logging
 from typing import Final
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
-from cas import links, metrics
-from cas.answers import Answer, Target, content, guarded, thumbnail
+from cas import http
 from cas.conf import serving
-from cas.digest import Digest, MalformedDigest
-from cas.errors import error_response, not_signed
-from cas.query import BadQuery, BlobQuery, ThumbnailQuery, parse_query
+from cas.delivery import hand_over
+from cas.digest import Digest
+from cas.responses import (
+    BlobResponse,
+    blob_headers,
+    conditional,
+    head,
+    public_endpoint,
+    requested_range,
+    translate_errors,
+)
+from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
+from cas.storage import attachment_store
+from cas.thumbnails.render import RENDERER, thumbnail
 
-__all__ = [
-    "BadQuery",
-    "BlobQuery",
-    "ThumbnailQuery",
-    "blob",
-    "deliver_blob",
-    "deliver_thumbnail",
-    "parse_query",
-]
+log = logging.getLogger(__name__)
 
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
-_METHODS: Final = "GET, HEAD, OPTIONS"
 
 
 @csrf_exempt
+@public_endpoint
+@translate_errors
 def blob(request: HttpRequest, digest: str) -> HttpResponseBase:
-    """`/cas/<digest>`: a blob or its thumbnail, for as long as the digest exists (forever)."""
-    started = time.perf_counter()
-    answer = _blob(request, digest)
-    _allow_origins(request, answer.response)
-    kind = "thumbnail" if "thumbnail" in request.GET else "content"
-    metrics.record(answer.response.status_code, kind, answer.found, time.perf_counter() - started)
-    return answer.response
-
-
-def deliver_blob(
-    request: HttpRequest,
-    *,
-    key: str,
-    etag: str | None,
-    content_type: str,
-    disposition: str,
-    filename: str,
-    cache_control: str,
-) -> HttpResponseBase:
-    """The object at `key`, or the error answer that says why not.
-
-    `etag` is a quoted strong entity tag; None takes the store's own, at the price of a stat.
-    Unsafe content types and dispositions are replaced (`http.effective_type`).
-    """
-    target = Target(key, etag, cache_control)
-    query = BlobQuery(content_type, disposition, filename)
-    return guarded(request, key, lambda: Answer(content(request, target, query))).response
-
-
-def deliver_thumbnail(
-    request: HttpRequest,
-    *,
-    key: str,
-    cache_name: str,
-    size: int,
-    etag: str | None,
-    cache_control: str,
-) -> HttpResponseBase:
-    """A thumbnail of the object at `key`, or the error answer that says why not.
-
-    It is cached as `{cache_name}_{size}.jpg`. `etag` identifies the object, as above; the
-    thumbnail's own is made from it.
-    """
-    target = Target(key, etag, cache_control)
-    return guarded(
-        request, key, lambda: thumbnail(request, target, cache_name, ThumbnailQuery(size))
-    ).response
-
-
-def _blob(request: HttpRequest, name: str) -> Answer:
-    if request.method == "OPTIONS":
-        allowed = HttpResponse(status=204, headers={"Allow": _METHODS})
-        del allowed["Content-Type"]
-        return Answer(allowed)
-    if request.method not in ("GET", "HEAD"):
-        return Answer(
-            error_response(
-                request, 405, "method_not_allowed", "Blobs are read only.", {"Allow": _METHODS}
-            )
-        )
-    try:
-        digest = Digest(name)
-        query = parse_query(request.GET)
-    except (MalformedDigest, BadQuery) as error:
-        return Answer(error_response(request, 400, "bad_request", f"{error}."))
-    if not links.permits(digest.hex, query, request.META.get("QUERY_STRING", "")):
-        return Answer(not_signed(request))
-    target = Target(digest.key, f'"{digest}"', IMMUTABLE)
-    if isinstance(query, ThumbnailQuery):
-        return guarded(request, digest.key, lambda: thumbnail(request, target, digest.hex, query))
-    return guarded(request, digest.key, lambda: Answer(content(request, target, query)))
-
-
-def _allow_origins(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Let pages of the configured origins read blobs (the Fetch standard's CORS protocol)."""
-    allowed = serving().cors_allowed_origins
-    if not allowed:
-        return
-    origin = "*"
-    if origin not in allowed:
-        # Also on answers without Origin: a cache would give them to those with one.
-        response["Vary"] = "Origin"
-        origin = request.headers.get("Origin", "")
-        if origin not in allowed:
-            return
-    response["Access-Control-Allow-Origin"] = origin
-    response["Access-Control-Expose-Headers"] = (
-        "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After"
+    """`/cas/<digest>`: a blob or its thumbnail, the same for as long as the digest exists."""
+    named = Digest(digest)
+    query = parse_query(request.GET)
+    verify(named.hex, query, request.META.get("QUERY_STRING", ""))
+    return deliver(
+        request,
+        named.key,
+        query,
+        etag=f'"{named.hex}"',
+        cache_name=named.hex,
+        cache_control=IMMUTABLE,
     )
-    if request.method == "OPTIONS":
-        response["Access-Control-Allow-Methods"] = _METHODS
-        response["Access-Control-Allow-Headers"] = "If-Match, If-None-Match, If-Range, Range"
-        response["Access-Control-Max-Age"] = "86400"
+
+
+def deliver(
+    request: HttpRequest,
+    key: str,
+    query: BlobQuery | ThumbnailQuery,
+    *,
+    etag: str | None,
+    cache_name: str,
+    cache_control: str,
+) -> HttpResponseBase:
+    """The object at `key` or its thumbnail; for a view that `translate_errors` decorates.
+
+    `etag` is the object's quoted strong entity tag; None takes the store's own, at the price of a
+    stat. A thumbnail is cached as `{cache_name}_{size}.jpg`. Raises Unsatisfiable, Busy,
+    Unrenderable and the store's errors.
+    """
+    etag = etag or '"{}"'.format(attachment_store().stat(key).etag.strip('"'))
+    if isinstance(query, ThumbnailQuery):
+        return _thumbnail(request, key, query.size, etag, cache_name, cache_control)
+    return _blob(request, key, query, etag, cache_control)
+
+
+def _blob(
+    request: HttpRequest, key: str, query: BlobQuery, etag: str, cache_control: str
+) -> HttpResponseBase:
+    store, streamed = attachment_store(), serving().delivery == "stream"
+    content_type, disposition = http.effective_type(query.content_type, query.disposition)
+    headers = blob_headers(etag, cache_control, content_type)
+    if answer := conditional(request, etag, headers, lambda: store.stat(key)):
+        return answer
+    headers["Content-Disposition"] = http.content_disposition(disposition, query.filename)
+    wanted, byte_range = requested_range(request, etag), None
+    if wanted or request.method == "HEAD" or not streamed:
+        size = store.stat(key).size
+        byte_range = wanted.resolve(size) if wanted else None
+        if not streamed and (answer := hand_over(request, store, key, query, wanted, headers)):
+            log.info("handed over %s: %d", key, answer.status_code)
+            return answer
+        if request.method == "HEAD":
+            return head(headers, size)
+    stream = store.read(key, byte_range)
+    response = BlobResponse(stream, stream.blob.size, byte_range, headers)
+    log.info("served %s: %d, %s bytes", key, response.status_code, response["Content-Length"])
+    return response
+
+
+def _thumbnail(
+    request: HttpRequest, key: str, size: int, etag: str, cache_name: str, cache_control: str
+) -> HttpResponseBase:
+    store = attachment_store()
+    # Weak: a thumbnail made of the blob and one made of a kept picture differ in their bytes.
+    etag = f'W/{etag[:-1]}-{size}-{RENDERER}"'
+    headers = blob_headers(etag, cache_control, "image/jpeg")
+    if answer := conditional(
+        request, etag, headers, lambda: thumbnail(store, key, cache_name, size).body.close()
+    ):
+        return answer
+    headers["Content-Disposition"] = "inline"
+    picture = thumbnail(store, key, cache_name, size)
+    with contextlib.ExitStack() as unless_sent:
+        unless_sent.enter_context(picture.body)
+        if request.method == "HEAD":
+            return head(headers, picture.size)
+        wanted = requested_range(request, etag)
+        byte_range = wanted.resolve(picture.size) if wanted else None
+        picture.body.seek(byte_range.start if byte_range else 0)
+        response = BlobResponse(picture.body, picture.size, byte_range, headers)
+        unless_sent.pop_all()
+    log.info("served %s at %d: %d", key, size, response.status_code)
+    return response

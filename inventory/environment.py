@@ -1,176 +1,122 @@
-"""Typed values from the environment, with every fault told at once.
+"""Values of settings from the environment, with all problems reported at once.
 
-An operator who has three variables wrong should learn of all three, not of one per restart. So a
-reader never raises: it notes the fault, returns something usable, and `check()` raises for all.
+An operator who has three variables wrong learns of all three, not of one per restart: `read` does
+not raise, it notes the problem and returns the default, and `check` raises for all of them.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
-from collections.abc import Mapping, Sequence
+import os
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
+from cas.conf import DIRECTORY, Setting
+
 PREFIXES: Final = ("INVENTORY_", "CAS_")
-"""Variables that start so are ours alone: one we do not know is a misspelt one."""
+"""Variables that start so are ours alone: an unknown one is a misspelt one."""
 
-TRUE: Final = frozenset({"1", "true", "yes", "on"})
-FALSE: Final = frozenset({"0", "false", "no", "off"})
+MINIMUM_KEY_LENGTH: Final = 50
+"""Characters; Django's own deployment check requires as many."""
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MINIMUM_DISTINCT: Final = 5
 
 
 class EnvironmentFault(ImproperlyConfigured):
-    """The environment does not say what the application needs. The message names each fault."""
+    """Variables are missing or wrong. The message names each of them."""
 
 
 class Environment:
-    """Reads variables of `values`. An empty variable counts as one that is not set."""
+    """Reads settings from `values`; an empty variable counts as unset.
 
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-        self._faults: list[str] = []
-        self.names: set[str] = set()
+    Relative paths are below `base`.
+    """
 
-    def fault(self, name: str, problem: str) -> None:
-        """Note that the variable is wrong. `problem` says how, and what to write instead."""
-        self._faults.append(f"{name} {problem}")
+    def __init__(self, values: Mapping[str, str], base: Path) -> None:
+        self._values = {name: value.strip() for name, value in values.items() if value.strip()}
+        self._base = base
+        self._problems: list[str] = []
+        self._known: set[str] = set()
 
-    def check(self) -> None:
-        """Raise EnvironmentFault if anything was wrong, or if a variable of ours is unknown."""
-        self._find_unknown()
-        if self._faults:
-            lines = "".join(f"\n  - {fault}" for fault in self._faults)
-            raise EnvironmentFault(f"These environment variables have to be corrected:{lines}")
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
 
-    def _find_unknown(self) -> None:
-        for name in sorted(self._values):
-            if name in self.names or not name.startswith(PREFIXES) or not self._values[name]:
-                continue
-            close = difflib.get_close_matches(name, self.names, n=1)
-            cure = f"Did you mean {close[0]}?" if close else "Remove it."
-            self.fault(name, f"is not a variable of this application. {cure}")
+    def read(self, setting: Setting, default: Any = None) -> Any:
+        """The value, or the default: the setting's own unless another one is given."""
+        self._known.add(setting.name)
+        value = setting.default if default is None else default
+        if text := self._values.get(setting.name):
+            try:
+                parsed = setting.kind.parse(text)
+                problem = setting.problem(parsed)
+            except ValueError:
+                problem = setting.refusal(text)
+            if problem:
+                self.fault(setting.name, problem)
+            else:
+                value = parsed
+        return self._directory(setting.name, value) if setting.kind is DIRECTORY else value
 
-    def is_set(self, name: str) -> bool:
-        return bool(self.text(name))
-
-    def text(self, name: str, default: str = "") -> str:
-        self.names.add(name)
-        return self._values.get(name, "").strip() or default
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self.text(name).lower()
-        if value and value not in TRUE | FALSE:
-            self.fault(name, f"is {value!r}. Write true or false.")
-        return value in TRUE if value in TRUE | FALSE else default
-
-    def integer(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
-        value = self.text(name)
-        if not value:
-            return default
-        # isdecimal alone would accept digits of other scripts.
-        number = int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else -1
-        if not minimum <= number <= maximum:
-            self.fault(name, f"is {value!r}. Write a whole number from {minimum} to {maximum}.")
-            return default
-        return number
-
-    def choice(self, name: str, options: Sequence[str], default: str) -> str:
-        value = self.text(name, default)
-        if value not in options:
-            self.fault(name, f"is {value!r}. Write one of {', '.join(options)}.")
-            return default
-        return value
-
-    def items(self, name: str) -> list[str]:
-        """A list, its entries separated by commas."""
-        return [item.strip() for item in self.text(name).split(",") if item.strip()]
-
-    def integers(self, name: str, *, minimum: int, maximum: int) -> list[int]:
-        numbers = []
-        for item in self.items(name):
-            number = int(item) if item.isascii() and item.isdecimal() and len(item) < 20 else -1
-            if not minimum <= number <= maximum:
-                self.fault(
-                    name,
-                    f"has the entry {item!r}. Write whole numbers from {minimum} to {maximum}, "
-                    "separated by commas.",
-                )
-                continue
-            numbers.append(number)
-        return numbers
-
-    def directory(self, name: str, default: Path, base: Path) -> Path:
-        """An absolute path; a relative one is below `base`. Created if missing."""
-        path = Path(base, self.text(name, str(default)))
+    def _directory(self, name: str, path: Path) -> Path:
+        """The absolute path, created if missing."""
+        path = self._base / path
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self.fault(
-                name,
-                f"is {str(path)!r}, which cannot be created ({error.strerror}). "
-                "Write the path of a directory that this user may write to.",
-            )
+            self.fault_of_directory(name, path, error)
         return path
 
-    def url(self, name: str) -> str:
-        """An http or https URL without a slash at its end."""
-        value = self.text(name).rstrip("/")
-        if value and not _is_web(value):
-            self.fault(name, f"is {value!r}. Write a URL such as https://cdn.example.org.")
-            return ""
-        return value
+    def fault_of_directory(self, name: str, path: Path, error: OSError) -> None:
+        problem = f"is {str(path)!r}, which cannot be written to ({error.strerror})."
+        self.fault(name, f"{problem} Write {DIRECTORY.expected}.")
 
-    def origins(self, name: str, *, any_allowed: bool = False) -> list[str]:
-        """Origins (RFC 6454), scheme://host[:port]."""
-        good = []
-        for item in self.items(name):
-            if not (any_allowed and item == "*") and not _is_origin(item):
-                self.fault(
-                    name,
-                    f"has the entry {item!r}. Write origins such as https://parts.example.org, "
-                    "without a path, separated by commas.",
-                )
-                continue
-            good.append(item)
-        return good
+    def fault(self, name: str, problem: str) -> None:
+        """Note that a variable is wrong. `problem` says how, and what to write instead."""
+        self._problems.append(f"{name} {problem}")
 
-    def networks(self, name: str) -> list[Network]:
-        good: list[Network] = []
-        for item in self.items(name):
-            try:
-                good.append(ipaddress.ip_network(item))
-            except ValueError:
-                self.fault(
-                    name,
-                    f"has the entry {item!r}. Write addresses or networks such as 10.1.2.0/24, "
-                    "separated by commas.",
-                )
-        return good
-
-    def address(self, name: str, default: str) -> str:
-        """An IP address to listen on."""
-        value = self.text(name, default)
-        value = "127.0.0.1" if value == "localhost" else value.strip("[]")
-        try:
-            return str(ipaddress.ip_address(value))
-        except ValueError:
-            self.fault(name, f"is {value!r}. Write an IP address such as 127.0.0.1 or ::1.")
-            return default
+    def check(self) -> None:
+        """Raise EnvironmentFault if anything was wrong, or if a variable of ours is unknown."""
+        for name in sorted(self._values.keys() - self._known):
+            if name.startswith(PREFIXES):
+                close = difflib.get_close_matches(name, self._known, n=1)
+                cure = f"Did you mean {close[0]}?" if close else "Remove it."
+                self.fault(name, f"is not a variable of this application. {cure}")
+        if self._problems:
+            lines = "".join(f"\n  - {problem}" for problem in self._problems)
+            raise EnvironmentFault(f"These environment variables have to be corrected:{lines}")
 
 
-def _is_web(url: str) -> bool:
+def is_weak(key: str) -> bool:
+    """Whether a key is too short or too uniform to sign sessions with, or is a placeholder."""
+    return (
+        len(key) < MINIMUM_KEY_LENGTH
+        or len(set(key)) < MINIMUM_DISTINCT
+        or key.startswith(("django-insecure-", "insecure"))
+    )
+
+
+def kept_key(path: Path) -> str:
+    """The key in the file at `path`, created with a random one, for its owner only, if missing.
+
+    Raises OSError.
+    """
     try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
-
-
-def _is_origin(text: str) -> bool:
-    return _is_web(text) and urlsplit(text).path == "" and "@" not in text
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        pass
+    # Written under another name and then linked: of two processes that start at once, neither
+    # may read half a key, and both must end up with the same one.
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(64) + "\n")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text("ascii").strip()

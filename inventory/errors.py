@@ -16,84 +16,71 @@ from django.core.exceptions import PermissionDenied, RequestDataTooBig, Suspicio
 from django.db import DataError, IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
-from rest_framework import exceptions, status
+from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from attachments.maintenance.database import CONNECTION_ERRORS
+from cas.conf import serving
 from cas.storage.base import StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 5
-"""Seconds after which a client may ask an unreachable store again."""
+
+_RESPONSES: tuple[tuple[Any, int, str, str], ...] = (
+    (Unreachable, 503, "store_unreachable", "The store does not answer. Try again."),
+    (StoreFull, 507, "store_full", "There is no room for the file."),
+    (StoreError, 500, "store_error", "The store failed; nothing was changed."),
+    (Http404, 404, "not_found", "Not found."),
+    (PermissionDenied, 403, "permission_denied", "Permission denied."),
+    (RequestDataTooBig, 413, "body_too_large", "The body is too large."),
+    # What the database, a codec or a parser cannot hold is wrong in the request.
+    ((SuspiciousOperation, DataError, UnicodeError, RecursionError),
+     400, "bad_request", "The request cannot be understood."),
+    (IntegrityError, 409, "conflict", "Something changed meanwhile. Look again, then retry."),
+    (CONNECTION_ERRORS, 503, "database_unavailable", "The database does not answer. Try again."),
+)  # fmt: skip
+"""Exceptions and their responses; the first line that fits counts."""
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
-    """Django REST framework's hook: any exception of an API view as an answer.
+    """Django REST framework's hook: any exception of an API view as a response.
 
-    None, for a fault that is ours, lets it reach Django's own 500 handling and its log.
+    None, for a fault of this application, lets it reach Django's own 500 handling and its log.
     """
     set_rollback()
-    if isinstance(error, StoreError):
-        return _store_failure(error)
-    if isinstance(error, Http404):
-        return _response(404, "not_found", str(error) or "Not found.")
-    if isinstance(error, PermissionDenied):
-        return _response(403, "permission_denied", str(error) or "Permission denied.")
-    if isinstance(error, RequestDataTooBig):
-        return _response(413, "body_too_large", "The body is too large.")
-    if isinstance(error, SuspiciousOperation | DataError | UnicodeError | RecursionError):
-        # What a database, a codec or a parser cannot hold is the sender's fault, not ours.
-        logger.warning("bad request: %s", type(error).__name__)
-        return _response(400, "bad_request", "The request cannot be understood.")
-    if isinstance(error, IntegrityError):
-        logger.warning("conflict: %s", error)
-        return _response(409, "conflict", "Something changed meanwhile. Look again, then retry.")
-    if isinstance(error, CONNECTION_ERRORS):
-        logger.error("the database failed: %s", error)
-        return _unavailable("database_unavailable", "The database does not answer. Try again.")
     if isinstance(error, exceptions.ValidationError):
         return _response(400, _first_code(error.get_codes()), "Invalid input.", error.detail)
     if isinstance(error, exceptions.APIException):
-        return _api_exception(error)
+        response = _response(error.status_code, str(error.get_codes()), str(error.detail))
+        if wait := getattr(error, "wait", None):
+            response["Retry-After"] = str(int(wait))
+        if header := getattr(error, "auth_header", None):
+            response["WWW-Authenticate"] = header
+        return response
+    for kind, status, code, message in _RESPONSES:
+        if isinstance(error, kind):
+            if isinstance(error, Http404 | PermissionDenied):
+                return _response(status, code, str(error) or message)
+            log = logger.error if status >= 500 else logger.warning
+            log("%s: %s %s", code, error, getattr(error, "key", ""))
+            response = _response(status, code, message)
+            if status == 503:
+                response["Retry-After"] = str(serving().retry_after)
+            return response
     return None
 
 
-def _api_exception(error: exceptions.APIException) -> Response:
-    response = _response(error.status_code, str(error.get_codes()), str(error.detail))
-    if wait := getattr(error, "wait", None):
-        response["Retry-After"] = str(int(wait))
-    if header := getattr(error, "auth_header", None):
-        response["WWW-Authenticate"] = header
-    return response
-
-
-def _store_failure(error: StoreError) -> Response:
-    logger.error("the store failed: %s (%s)", error, error.key)
-    if isinstance(error, Unreachable):
-        return _unavailable("store_unreachable", "The store does not answer. Try again.")
-    if isinstance(error, StoreFull):
-        return _response(
-            status.HTTP_507_INSUFFICIENT_STORAGE, "store_full", "There is no room for the file."
-        )
-    return _response(500, "store_error", "The store failed; nothing was changed.")
-
-
-def _unavailable(name: str, message: str) -> Response:
-    response = _response(503, name, message)
-    response["Retry-After"] = str(RETRY_AFTER)
-    return response
-
-
 def _response(code: int, name: str, message: str, details: Any = None) -> Response:
-    answer = Response(body(name, message, details), status=code)
-    answer["Cache-Control"] = "no-store"
-    return answer
+    return Response(_body(name, message, details), code, headers={"Cache-Control": "no-store"})
 
 
-def body(code: str, message: str, details: Any = None) -> dict[str, Any]:
-    """The error shape."""
+def error_response(code: int, name: str, message: str) -> HttpResponse:
+    """The response for an error outside API views."""
+    return JsonResponse(_body(name, message), status=code, headers={"Cache-Control": "no-store"})
+
+
+def _body(code: str, message: str, details: Any = None) -> dict[str, Any]:
     error: dict[str, Any] = {"code": code, "message": message}
     if details is not None:
         error["details"] = details if isinstance(details, dict) else {"non_field_errors": details}
@@ -101,7 +88,7 @@ def body(code: str, message: str, details: Any = None) -> dict[str, Any]:
 
 
 def _first_code(codes: Any) -> str:
-    """One fault alone gives its own code; several are `invalid`, with the details to tell."""
+    """A single fault gives its own code; several are `invalid`, with the details."""
     while isinstance(codes, dict | list) and len(codes) == 1:
         codes = next(iter(codes.values())) if isinstance(codes, dict) else codes[0]
     return codes if isinstance(codes, str) else "invalid"
@@ -110,12 +97,12 @@ def _first_code(codes: Any) -> str:
 def _outside_views(
     code: int, name: str, message: str, page: Callable[..., HttpResponse]
 ) -> Callable[..., HttpResponse]:
-    """A handler for errors that no API view has seen: JSON below /api/, Django's page elsewhere."""
+    """A handler for errors outside API views: JSON below /api/, Django's page elsewhere."""
 
     def handler(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if not request.path.startswith("/api/"):
-            return page(request, *args, **kwargs)
-        return JsonResponse(body(name, message), status=code, headers={"Cache-Control": "no-store"})
+        if request.path.startswith("/api/"):
+            return error_response(code, name, message)
+        return page(request, *args, **kwargs)
 
     return handler
 

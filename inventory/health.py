@@ -11,20 +11,20 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from attachments.checks import rows_are_unmigrated
+from cas.conf import serving
 from cas.digest import Digest
 from cas.storage import attachment_store
 from cas.storage.base import Absent, StoreError
-from inventory.errors import RETRY_AFTER
 
 logger = logging.getLogger(__name__)
 
 PROBE = Digest.of(b"").key
-"""Empty files are refused at upload, so looking for one costs the store next to nothing."""
+"""A key without an object, as empty files are refused at upload: its stat costs very little."""
 
 
 @require_safe
 def live(request: HttpRequest) -> HttpResponse:
-    """200 as long as requests are answered at all. Asks nobody: a restart cures no outage."""
+    """200 as long as requests are answered at all: restarting the process cures no outage."""
     return _answer({"status": "live"}, 200)
 
 
@@ -32,7 +32,7 @@ def live(request: HttpRequest) -> HttpResponse:
 def ready(request: HttpRequest) -> HttpResponse:
     """200 if the database and the store answer, else 503.
 
-    Rows on old keys are told, and are no fault: they are served all the same.
+    Rows on old keys are reported and are no fault: they are served as well.
     """
     database, unmigrated = _database()
     checks: dict[str, Any] = {"database": database, "store": _store()}
@@ -44,7 +44,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 
 def _database() -> tuple[str, bool | None]:
-    """How the database is, and whether rows are unmigrated if it could tell."""
+    """The state of the database, and whether rows are unmigrated, None if that is unknown."""
     try:
         connection.ensure_connection()
         return "ok", rows_are_unmigrated()
@@ -73,5 +73,5 @@ def _answer(body: dict[str, Any], status: int) -> HttpResponse:
     response = JsonResponse(body, status=status)
     response["Cache-Control"] = "no-store"
     if status == 503:
-        response["Retry-After"] = str(RETRY_AFTER)
+        response["Retry-After"] = str(serving().retry_after)
     return response

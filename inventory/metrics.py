@@ -18,12 +18,10 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from inventory.loopback import is_local
-
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
-"""Headers that say the peer is a proxy, whose address says nothing about who asks."""
+"""Headers of a proxy, whose address says nothing about the client's."""
 
 COUNTING_COMMANDS: Final = frozenset(
     {
@@ -83,11 +81,13 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 def _may_read(request: HttpRequest) -> bool:
-    """By the peer's own address. What a proxy claims about its client is not believed."""
+    """By the peer's own address; what a proxy says about its client can be forged."""
     if any(header in request.headers for header in FORWARDED):
         return False
+    from inventory.middleware import is_loopback
+
     peer = request.META.get("REMOTE_ADDR", "")
-    if is_local(peer):
+    if is_loopback(peer):
         return True
     try:
         address = ipaddress.ip_address(peer)

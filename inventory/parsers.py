@@ -1,4 +1,4 @@
-"""Request bodies, bounded: a parser that reads whatever is sent is a way to fill the memory."""
+"""JSON bodies of bounded size: parsing whatever is sent would let a client fill the memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BoundedJSONParser(JSONParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0
-        # Read, not believed: Content-Length may be missing or wrong.
+        # Counted while reading: Content-Length may be missing or wrong.
         data = stream.read(limit + 1)
         if len(data) > limit:
             raise BodyTooLarge

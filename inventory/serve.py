@@ -5,6 +5,8 @@ Why Granian: `docs/reference/server.md` has the figures.
 
 from __future__ import annotations
 
+import ctypes
+import ipaddress
 import os
 import signal
 import socket
@@ -17,7 +19,6 @@ from granian.server import Server
 
 from inventory import metrics
 from inventory.environment import EnvironmentFault
-from inventory.loopback import is_local
 
 HEADER_SECONDS = 10
 """For a client to send its request's headers in."""
@@ -26,8 +27,9 @@ IDLE_THREAD_SECONDS = 600
 """The longest there is: a thread takes its database connection with it when it ends."""
 
 STOP_SECONDS = 30
-"""For requests to be finished in once the server is told to stop; then they are cut off."""
+"""Until requests that are not finished are cut off, once the server is told to stop."""
 
+PR_SET_PDEATHSIG = 1
 
 OPEN_API_CURE = (
     "The API has no accounts: anybody who can connect could read and write everything. Listen on "
@@ -41,7 +43,7 @@ class CannotServe(Exception):
 
 def check_address(address: str, port: int, *, open_api: bool) -> None:
     """Raises CannotServe if listening there is unsafe or impossible."""
-    if not open_api and not is_local(address):
+    if not open_api and not ipaddress.ip_address(address).is_loopback:
         raise CannotServe(f"Refusing to listen on {address}. {OPEN_API_CURE}")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
@@ -69,14 +71,15 @@ def serve() -> None:
     counts = metrics.share(settings.DATA_DIR, os.environ)
     metrics.forget_the_dead(counts)
     server = Server(
-        "inventory.worker:application",
+        "inventory.serve:worker_application",
+        factory=True,
         address=address,
         port=port,
         interface=Interfaces.WSGI,
         workers=settings.INVENTORY_WORKERS,
         blocking_threads=settings.INVENTORY_THREADS,
         blocking_threads_idle_timeout=IDLE_THREAD_SECONDS,
-        # HTTP/2 without TLS is for nobody here, and one more parser to trust.
+        # No client here speaks HTTP/2 without TLS, and it is one more parser to trust.
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
         websockets=False,
@@ -89,15 +92,26 @@ def serve() -> None:
     os.register_at_fork(after_in_child=_restore_signals)
 
     @server.on_startup
-    def tell() -> None:
-        # The socket is open: who connects from now on is answered, if not at once.
+    def print_address() -> None:
+        # The socket is open: clients that connect from now on get a response.
         print(f"Inventory is served at {address_shown(address, port)}", flush=True)
 
     server.serve()
 
 
+def worker_application() -> object:
+    """The server's WSGI entry: called in each worker process, returns the application."""
+    if sys.platform == "linux":
+        # The kernel ends the worker when the server is gone: one that is killed cannot tell its
+        # workers, which would go on to hold the port.
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    from inventory.wsgi import application
+
+    return application
+
+
 def _restore_signals() -> None:
-    """A worker inherits the server's handlers, and until it has its own would swallow a SIGTERM."""
+    """A worker inherits the server's handlers, which ignore a SIGTERM until it has its own."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,136 +1,292 @@
-"""Settings, from the environment alone. `docs/reference/settings.md` lists every variable.
+"""Settings, from the environment alone: a table of every variable, then what is made of them.
 
-Raises EnvironmentFault, which names each variable that is missing or wrong.
+`docs/reference/settings.md` is made of the table (`python -m tests.settings_page`). Raises
+EnvironmentFault, which names each variable that is missing or wrong.
 """
 
+import ipaddress
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from inventory.databases import database
-from inventory.environment import Environment
+import dj_database_url
+from psycopg import IsolationLevel
+
+from cas.conf import (
+    BOOLEAN,
+    DIRECTORY,
+    HOW_TO_MAKE_A_KEY,
+    ORIGINS,
+    SERVING,
+    TEXT,
+    URL,
+    Kind,
+    Setting,
+    choice,
+    contradictions,
+    from_values,
+    integer,
+    list_of,
+)
+from inventory.environment import MINIMUM_KEY_LENGTH, Environment, is_weak, kept_key
 from inventory.log import logging_settings
-from inventory.secret import HOW_TO_MAKE, MINIMUM_LENGTH, is_weak, kept_key
-from inventory.stores import storages
-
-MEBIBYTE = 1024 * 1024
-MANY = 2**62
-"""An upper bound for numbers of bytes that is no limit in practice."""
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-_environment = Environment(os.environ)
+MEBIBYTE = 1024 * 1024
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
-INVENTORY_ENV = _environment.choice("INVENTORY_ENV", ("development", "production"), "development")
+
+def _address(text: str) -> str:
+    found = ipaddress.ip_address("127.0.0.1" if text == "localhost" else text.strip("[]"))
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def _database(url: str) -> dict[str, Any]:
+    """What a database URL says, with its scheme as SCHEME. Raises ValueError."""
+    found: dict[str, Any] = {**dj_database_url.parse(url), "SCHEME": urlsplit(url).scheme}
+    known = found["SCHEME"] in ("postgres", "postgresql", "sqlite")
+    if not known or found.get("NAME") in ("", ":memory:", None):
+        raise ValueError("not a database that is supported")
+    return found
+
+
+ADDRESS = Kind("an IP address such as 127.0.0.1 or ::1", _address)
+DATABASE = Kind(
+    "postgresql://USER:PASSWORD@HOST:PORT/NAME, with reserved characters percent-encoded and "
+    "PostgreSQL's own options after a ?, or sqlite:////PATH",
+    _database,
+    refused="is not the URL of a database",
+)
+HOSTS = list_of(
+    # With *, any web page could reach the API under a name of its own.
+    Kind("", allows=lambda host: host != "*"),
+    "host names that clients use, without *",
+)
+NETWORKS = list_of(Kind("", ipaddress.ip_network), "addresses or networks such as 10.1.2.0/24")
+SECRET = Kind(
+    f"at least {MINIMUM_KEY_LENGTH} random characters, as {HOW_TO_MAKE_A_KEY} makes them",
+    allows=lambda key: not is_weak(key),
+    refused="is easily guessed",
+)
+
+SECTIONS: dict[str, tuple[Setting, ...]] = {
+    "Installation": (
+        Setting("INVENTORY_ENV", choice("development", "production"), "development",
+            "`production` refuses a missing or weak `SECRET_KEY` and debugging, makes cookies "
+            "secure, and `make run` then neither makes an account nor loads the sample collection"),
+        Setting("INVENTORY_DATA_DIR", DIRECTORY, Path("data"),
+            "the folder for everything that is written; a relative path is below the project's "
+            "folder; created if missing"),
+        Setting("SECRET_KEY", SECRET, "",
+            "signs sessions", "made and kept in the data folder (development only)"),
+        Setting("DATABASE_URL", DATABASE, None, "the database", "SQLite in the data folder"),
+        Setting("INVENTORY_DEBUG", BOOLEAN, False,
+            "Django's error pages, which show secrets; refused in production"),
+        Setting("INVENTORY_LOG_LEVEL", choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO",
+            "the log goes to standard error, one line for each event"),
+    ),
+    "Server": (
+        Setting("PORT", integer(1, 65535), 8000, "the port to listen on"),
+        Setting("INVENTORY_BIND", ADDRESS, "127.0.0.1",
+            "the address to listen on; any other than a loopback address needs "
+            "`INVENTORY_ALLOW_OPEN_API`"),
+        Setting("INVENTORY_WORKERS", integer(1, 256), min(os.cpu_count() or 1, 8),
+            "worker processes", "one for each processor, at most 8"),
+        Setting("INVENTORY_THREADS", integer(1, 512), 16,
+            "requests that each worker answers at a time; a slow download holds one"),
+        Setting("INVENTORY_ALLOW_OPEN_API", BOOLEAN, False,
+            "the API has no accounts: this says that whoever can connect may read and write "
+            "everything"),
+        Setting("INVENTORY_ALLOWED_HOSTS", HOSTS, [],
+            "accepted beside `localhost`, `127.0.0.1` and `[::1]`"),
+        Setting("INVENTORY_TRUSTED_ORIGINS", ORIGINS, [],
+            "web sites whose pages may write to the API and the admin"),
+        Setting("INVENTORY_BEHIND_TLS_PROXY", BOOLEAN, False,
+            "believe `X-Forwarded-Proto: https`; only if every request comes through a proxy that "
+            "sets or removes that header"),
+        Setting("INVENTORY_SECURE_COOKIES", BOOLEAN, False,
+            "send the admin's cookies over https only", "`true` in production"),
+        Setting("INVENTORY_METRICS_ALLOWED", NETWORKS, [],
+            "may read `/metrics` beside this machine, by the peer's own address; a request that "
+            "names a proxy (`X-Forwarded-For`, `Forwarded`, `X-Real-IP`, `Via`) is always refused"),
+    ),
+    "Blobs": (
+        Setting("CAS_S3_BUCKET", TEXT, "",
+            "keep blobs in this bucket, not in `attachments/` in the data folder"),
+        Setting("CAS_S3_ENDPOINT_URL", URL, "", "the address of another S3 service", "Amazon's"),
+        Setting("CAS_S3_REGION", TEXT, "", "the region", "boto3's"),
+        Setting("CAS_S3_ACCESS_KEY_ID", TEXT, "", "both credentials or neither", "boto3's"),
+        Setting("CAS_S3_SECRET_ACCESS_KEY", TEXT, "", "both credentials or neither", "boto3's"),
+        Setting("CAS_S3_ADDRESSING_STYLE", choice("auto", "path", "virtual"), "auto",
+            "`path` for services whose buckets have no host names of their own"),
+        Setting("CAS_STAGING_DIR", DIRECTORY, Path("staging"),
+            "where uploads wait on their way to a bucket; as large as all uploads at one time",
+            "`staging` in the data folder"),
+        Setting("CAS_STATE_DIR", DIRECTORY, Path("state"),
+            "what was found out about a store, so that it need not be found out again",
+            "`state` in the data folder"),
+        Setting("CAS_MIGRATION_DELETE_OLD_OBJECTS", BOOLEAN, False,
+            "lets `cleanup_legacy_blobs` delete"),
+        Setting("INVENTORY_MAX_UPLOAD_BYTES", integer(1), 256 * MEBIBYTE,
+            "the largest file that may be uploaded (256 MiB); larger ones are answered 413"),
+        Setting("INVENTORY_MAX_IMAGE_BYTES", integer(1), 64 * MEBIBYTE, "of an image (64 MiB)"),
+        Setting("INVENTORY_MAX_PDF_BYTES", integer(1), 256 * MEBIBYTE, "of a PDF (256 MiB)"),
+    ),
+    "Serving blobs": tuple(
+        replace(row, shown="`thumbnails` in the data folder")
+        if row.name == "CAS_THUMBNAIL_CACHE_DIR"
+        else row
+        for row in SERVING
+    ),
+}  # fmt: skip
+
+# Reading
+
+_environment = Environment(os.environ, BASE_DIR)
+_table = {setting.name: setting for section in SECTIONS.values() for setting in section}
+
+
+def _read(name: str, default: Any = None) -> Any:
+    return _environment.read(_table[name], default)
+
+
+INVENTORY_ENV: str = _read("INVENTORY_ENV")
 PRODUCTION = INVENTORY_ENV == "production"
-DATA_DIR = _environment.directory("INVENTORY_DATA_DIR", BASE_DIR / "data", BASE_DIR)
+DATA_DIR: Path = _read("INVENTORY_DATA_DIR")
 
 # Secrets and debugging
 
-DEBUG = _environment.boolean("INVENTORY_DEBUG", False)
+DEBUG: bool = _read("INVENTORY_DEBUG")
 if DEBUG and PRODUCTION:
     _environment.fault("INVENTORY_DEBUG", "is on in production, where it shows secrets. Remove it.")
-
-SECRET_KEY = _environment.text("SECRET_KEY")
-if PRODUCTION and not SECRET_KEY:
-    _environment.fault("SECRET_KEY", f"is missing. Make one with: {HOW_TO_MAKE}")
-elif SECRET_KEY and is_weak(SECRET_KEY):
-    _environment.fault(
-        "SECRET_KEY",
-        f"is easily guessed: it has fewer than {MINIMUM_LENGTH} characters, few different ones, "
-        f"or is a placeholder. Make one with: {HOW_TO_MAKE}",
-    )
+SECRET_KEY: str = _read("SECRET_KEY")
+if PRODUCTION and "SECRET_KEY" not in _environment:
+    _environment.fault("SECRET_KEY", f"is missing. Make one with: {HOW_TO_MAKE_A_KEY}")
 elif not SECRET_KEY:
     try:
         SECRET_KEY = kept_key(DATA_DIR / "secret-key")
     except OSError as _error:
-        _environment.fault(
-            "INVENTORY_DATA_DIR",
-            f"is {str(DATA_DIR)!r}, where the secret key cannot be kept ({_error.strerror}). "
-            "Write the path of a directory that this user may write to.",
-        )
+        _environment.fault_of_directory("INVENTORY_DATA_DIR", DATA_DIR, _error)
 
-# Who may talk to us
+# Who may connect
 
-INVENTORY_BIND = _environment.address("INVENTORY_BIND", "127.0.0.1")
-INVENTORY_PORT = _environment.integer("PORT", 8000, minimum=1, maximum=65535)
-INVENTORY_WORKERS = _environment.integer(
-    "INVENTORY_WORKERS", min(os.cpu_count() or 1, 8), minimum=1, maximum=256
-)
-INVENTORY_THREADS = _environment.integer("INVENTORY_THREADS", 16, minimum=1, maximum=512)
-INVENTORY_ALLOW_OPEN_API = _environment.boolean("INVENTORY_ALLOW_OPEN_API", False)
-INVENTORY_TRUSTED_ORIGINS = _environment.origins("INVENTORY_TRUSTED_ORIGINS")
-INVENTORY_METRICS_ALLOWED = _environment.networks("INVENTORY_METRICS_ALLOWED")
-ALLOWED_HOSTS = [
-    "localhost",
-    "127.0.0.1",
-    "[::1]",
-    *_environment.items("INVENTORY_ALLOWED_HOSTS"),
-]
-if "*" in ALLOWED_HOSTS:
-    _environment.fault(
-        "INVENTORY_ALLOWED_HOSTS",
-        "has the entry '*', with which any web page could reach the API under a name of its own. "
-        "Write the host names that clients use, separated by commas.",
-    )
+INVENTORY_BIND: str = _read("INVENTORY_BIND")
+INVENTORY_PORT: int = _read("PORT")
+INVENTORY_WORKERS: int = _read("INVENTORY_WORKERS")
+INVENTORY_THREADS: int = _read("INVENTORY_THREADS")
+INVENTORY_ALLOW_OPEN_API: bool = _read("INVENTORY_ALLOW_OPEN_API")
+INVENTORY_TRUSTED_ORIGINS: list[str] = _read("INVENTORY_TRUSTED_ORIGINS")
+INVENTORY_METRICS_ALLOWED: list[Any] = _read("INVENTORY_METRICS_ALLOWED")
+ALLOWED_HOSTS = [*LOCAL_HOSTS, *_read("INVENTORY_ALLOWED_HOSTS")]
 CSRF_TRUSTED_ORIGINS = INVENTORY_TRUSTED_ORIGINS
-if _environment.boolean("INVENTORY_BEHIND_TLS_PROXY", False):
+if _read("INVENTORY_BEHIND_TLS_PROXY"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-_SECURE_COOKIES = _environment.boolean("INVENTORY_SECURE_COOKIES", PRODUCTION)
-SESSION_COOKIE_SECURE = _SECURE_COOKIES
-CSRF_COOKIE_SECURE = _SECURE_COOKIES
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _read("INVENTORY_SECURE_COOKIES", PRODUCTION)
 
-# Where everything is kept
+# The database
 
-DATABASES = {"default": database(_environment, DATA_DIR)}
-STORAGES = storages(_environment, DATA_DIR)
-LOGGING = logging_settings(
-    _environment.choice("INVENTORY_LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
-)
+CONNECTION_SECONDS = 60
+"""How long a PostgreSQL connection is kept for the next request of its thread."""
 
-# Uploads
+CONNECT_TIMEOUT = 5
+"""Seconds; a database that is down must not delay every request for minutes."""
 
-INVENTORY_MAX_UPLOAD_BYTES = _environment.integer(
-    "INVENTORY_MAX_UPLOAD_BYTES", 256 * MEBIBYTE, minimum=1, maximum=MANY
-)
-INVENTORY_MAX_IMAGE_BYTES = _environment.integer(
-    "INVENTORY_MAX_IMAGE_BYTES", 64 * MEBIBYTE, minimum=1, maximum=MANY
-)
-INVENTORY_MAX_PDF_BYTES = _environment.integer(
-    "INVENTORY_MAX_PDF_BYTES", 256 * MEBIBYTE, minimum=1, maximum=MANY
-)
+BUSY_SECONDS = 20
+"""How long a SQLite writer waits for another one."""
+
+PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
+"""WAL lets readers go on while somebody writes. FULL, because with NORMAL a power cut may take
+back a committed row that says where a blob is, after its old object was deleted."""
+
+
+def _sqlite(path: Path) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(path),
+        "OPTIONS": {
+            "timeout": BUSY_SECONDS,
+            # A transaction that begins by reading cannot wait for the write lock later.
+            "transaction_mode": "IMMEDIATE",
+            "init_command": PRAGMAS,
+        },
+        # A file: a database in memory would be another one for every thread.
+        "TEST": {"NAME": str(path.with_name(f"test-{path.name}"))},
+    }
+
+
+def _postgresql(parsed: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **parsed,
+        "CONN_MAX_AGE": CONNECTION_SECONDS,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            **parsed.get("OPTIONS", {}),
+            # Code that waited for a lock must see what was committed meanwhile, whatever the
+            # server's default is.
+            "isolation_level": IsolationLevel.READ_COMMITTED,
+        },
+    }
+
+
+_url = _read("DATABASE_URL") or {"SCHEME": "sqlite", "NAME": DATA_DIR / "inventory.sqlite3"}
+_on_sqlite = _url.pop("SCHEME") == "sqlite"
+DATABASES = {"default": _sqlite(Path(_url["NAME"])) if _on_sqlite else _postgresql(_url)}
+
+# The blob store: a bucket if one is named, else a folder
+
+_S3_OPTIONS = {
+    "CAS_S3_BUCKET": "bucket_name",
+    "CAS_S3_ENDPOINT_URL": "endpoint_url",
+    "CAS_S3_REGION": "region_name",
+    "CAS_S3_ACCESS_KEY_ID": "access_key",
+    "CAS_S3_SECRET_ACCESS_KEY": "secret_key",
+    "CAS_S3_ADDRESSING_STYLE": "addressing_style",
+}
+_s3 = {option: value for name, option in _S3_OPTIONS.items() if (value := _read(name))}
+_store: dict[str, Any] = {"BACKEND": "cas.storage.s3.S3BlobStorage", "OPTIONS": _s3}
+if "CAS_S3_BUCKET" not in _environment:
+    _folder = {"location": str(DATA_DIR / "attachments")}
+    _store = {"BACKEND": "cas.storage.disk.DiskBlobStorage", "OPTIONS": _folder}
+    # Blobs must not go to disk because the one variable that says otherwise was forgotten.
+    if _others := [name for name in _S3_OPTIONS if name in _environment]:
+        _environment.fault(
+            "CAS_S3_BUCKET",
+            f"is missing, but {_others[0]} is set. Write the bucket's name, or remove the other "
+            "CAS_S3_ variables to keep blobs on disk.",
+        )
+# Both credentials or neither: boto3 looks for them where it usually does.
+for _name, _other in (
+    ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"),
+    ("SECRET_ACCESS_KEY", "ACCESS_KEY_ID"),
+):
+    if f"CAS_S3_{_other}" in _environment and f"CAS_S3_{_name}" not in _environment:
+        _problem = f"is missing. Write the one that belongs to CAS_S3_{_other}."
+        _environment.fault(f"CAS_S3_{_name}", _problem)
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "attachments": _store,
+}
+CAS_STAGING_DIR: Path = _read("CAS_STAGING_DIR", DATA_DIR / "staging")
+CAS_STATE_DIR: Path = _read("CAS_STATE_DIR", DATA_DIR / "state")
+CAS_MIGRATION_DELETE_OLD_OBJECTS: bool = _read("CAS_MIGRATION_DELETE_OLD_OBJECTS")
+
+# Uploads and serving: `cas.conf` has the settings of the latter
+
+INVENTORY_MAX_UPLOAD_BYTES: int = _read("INVENTORY_MAX_UPLOAD_BYTES")
+INVENTORY_MAX_IMAGE_BYTES: int = _read("INVENTORY_MAX_IMAGE_BYTES")
+INVENTORY_MAX_PDF_BYTES: int = _read("INVENTORY_MAX_PDF_BYTES")
 FILE_UPLOAD_HANDLERS = ["attachments.uploads.HashingUploadHandler"]
+_own_defaults = {"CAS_THUMBNAIL_CACHE_DIR": DATA_DIR / "thumbnails"}
+_serving = {row.name: _read(row.name, _own_defaults.get(row.name)) for row in SERVING}
+for _, _name, _problem in contradictions(from_values(_serving)):
+    _environment.fault(_name, _problem)
+globals().update(_serving)
 
-# Serving and keeping blobs: `cas.conf` says what each of these does
-
-CAS_PUBLIC_BASE_URL = _environment.url("CAS_PUBLIC_BASE_URL")
-CAS_SIGNED_URLS = _environment.boolean("CAS_SIGNED_URLS", False)
-CAS_URL_SIGNING_KEYS = _environment.items("CAS_URL_SIGNING_KEYS")
-if CAS_SIGNED_URLS and not CAS_URL_SIGNING_KEYS:
-    _environment.fault(
-        "CAS_URL_SIGNING_KEYS",
-        f"is missing, and CAS_SIGNED_URLS is on. Make a key with: {HOW_TO_MAKE}",
-    )
-CAS_CORS_ALLOWED_ORIGINS = _environment.origins("CAS_CORS_ALLOWED_ORIGINS", any_allowed=True)
-CAS_DELIVERY = _environment.choice("CAS_DELIVERY", ("stream", "accel", "redirect"), "stream")
-CAS_ACCEL_PREFIX = _environment.text("CAS_ACCEL_PREFIX", "/_cas")
-CAS_REDIRECT_TTL = _environment.integer("CAS_REDIRECT_TTL", 300, minimum=10, maximum=604_800)
-CAS_RETRY_AFTER = _environment.integer("CAS_RETRY_AFTER", 5, minimum=1, maximum=3600)
-CAS_THUMBNAIL_SIZES = _environment.integers("CAS_THUMBNAIL_SIZES", minimum=1, maximum=1024)
-CAS_THUMBNAIL_CACHE_DIR = _environment.directory(
-    "CAS_THUMBNAIL_CACHE_DIR", DATA_DIR / "thumbnails", BASE_DIR
-)
-CAS_THUMBNAIL_CACHE_BYTES = _environment.integer(
-    "CAS_THUMBNAIL_CACHE_BYTES", 1024 * MEBIBYTE, minimum=1, maximum=MANY
-)
-CAS_THUMBNAIL_MAX_PIXELS = _environment.integer(
-    "CAS_THUMBNAIL_MAX_PIXELS", 50_000_000, minimum=1, maximum=1_000_000_000
-)
-CAS_THUMBNAIL_CONCURRENCY = _environment.integer(
-    "CAS_THUMBNAIL_CONCURRENCY", 2, minimum=1, maximum=256
-)
-CAS_THUMBNAIL_WAIT = _environment.integer("CAS_THUMBNAIL_WAIT", 20, minimum=1, maximum=600)
-CAS_STAGING_DIR = _environment.directory("CAS_STAGING_DIR", DATA_DIR / "staging", BASE_DIR)
-CAS_STATE_DIR = _environment.directory("CAS_STATE_DIR", DATA_DIR / "state", BASE_DIR)
-CAS_MIGRATION_DELETE_OLD_OBJECTS = _environment.boolean("CAS_MIGRATION_DELETE_OLD_OBJECTS", False)
+LOGGING = logging_settings(_read("INVENTORY_LOG_LEVEL"))
 
 _environment.check()
 
@@ -152,11 +308,11 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "inventory.wellformed.RefuseNul",
-    "inventory.open_api.RefuseOtherMachines",
-    "inventory.origin.RefuseForeignOrigin",
-    "inventory.shortcut.ServeBlobs",
-    "inventory.admin_policy.RestrictAdmin",
+    "inventory.middleware.NulCharacterMiddleware",
+    "inventory.middleware.LoopbackOnlyMiddleware",
+    "inventory.middleware.ForeignOriginMiddleware",
+    "inventory.middleware.BlobMiddleware",
+    "inventory.middleware.AdminPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

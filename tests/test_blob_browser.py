@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 from reportlab.pdfgen.canvas import Canvas
 
 from cas.digest import Digest, Hasher
-from cas.links import blob_url
+from cas.signed_urls import blob_url
 from cas.storage.base import Staged
 from cas.storage.disk import DiskBlobStorage
 from tests.installation import Installation

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cas.digest import Digest
-from cas.links import blob_url
+from cas.signed_urls import blob_url
 from cas.storage.base import BlobStore
 from cas.tests.conftest import put
 

@@ -11,7 +11,7 @@ from attachments.serializers import AttachmentSerializer
 from attachments.tests.factories import PDF, legacy_row, named, picture, staged
 from cas.digest import Digest
 from cas.storage.base import StoreFull, Unreachable
-from cas.views import deliver_blob
+from cas.views import deliver
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db
@@ -325,9 +325,9 @@ class TestTransitional:
                 row.pk, row.s3_key, Digest.of(picture()), len(picture()), locks.Hold()
             )
             store.remove(row.s3_key)
-            return deliver_blob(*args, **kwargs)
+            return deliver(*args, **kwargs)
 
-        monkeypatch.setattr("attachments.views.deliver_blob", moved_meanwhile)
+        monkeypatch.setattr("attachments.views.deliver", moved_meanwhile)
         assert client.get(shown["view_url"]).status_code == 302
 
     @pytest.mark.parametrize("field", ["view_url", "download_url", "thumbnail_url"])

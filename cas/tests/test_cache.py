@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cas.cache import ThumbnailCache
+from cas.thumbnails.cache import ThumbnailCache
 
 
 def picture(size: int, fill: bytes = b"x") -> bytes:
@@ -112,13 +112,13 @@ def test_a_full_disk_is_no_error(cache: ThumbnailCache, monkeypatch: pytest.Monk
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cas.cache.os.write", full)
+    monkeypatch.setattr("cas.thumbnails.cache.os.write", full)
     assert not cache.put("a.jpg", picture(10))
     assert list(cache.directory.iterdir()) == []
 
 
 def test_a_short_write_is_not_kept(cache: ThumbnailCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cas.cache.os.write", lambda descriptor, data: len(data) // 2)
+    monkeypatch.setattr("cas.thumbnails.cache.os.write", lambda descriptor, data: len(data) // 2)
     assert not cache.put("a.jpg", picture(10))
     assert list(cache.directory.iterdir()) == []
 

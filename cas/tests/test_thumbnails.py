@@ -1,347 +1,300 @@
-"""The engine: any accepted picture becomes a small upright sRGB JPEG, anything else is refused."""
+"""From request to thumbnail: generated once, kept, and never in the way of being served."""
 
 from __future__ import annotations
 
 import io
-import struct
-import subprocess
-import sys
-import zlib
-from typing import Any, BinaryIO
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-import pytest
-from PIL import Image, ImageCms
-
-from cas.decoders import NotAnImage, TooManyPixels
-from cas.storage.base import Unreachable
-from cas.tests.pictures import encode, gradient, jpeg, png
-from cas.thumbnails import render, render_from_base
-
-LIMIT = 50_000_000
-Colour = tuple[int, int, int]
-
-
-def thumb(data: bytes, size: int = 150, limit: int = LIMIT) -> Image.Image:
-    rendered = render(io.BytesIO(data), size, limit)
-    picture = Image.open(io.BytesIO(rendered.thumbnail))
-    assert picture.format == "JPEG"
-    assert picture.mode == "RGB"
-    assert not picture.info.get("icc_profile")
-    assert not picture.getexif()
-    return picture
-
-
-def near(picture: Image.Image, at: tuple[int, int], colour: Colour, by: int = 12) -> bool:
-    found: Any = picture.getpixel(at)
-    return all(abs(a - b) <= by for a, b in zip(found, colour, strict=True))
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
-@pytest.mark.parametrize("size", [1, 64, 150, 700, 1024])
-def test_every_accepted_type_is_fitted(file_format: str, size: int) -> None:
-    data = encode(gradient(1600, 1200), file_format)
-    width, height = thumb(data, size).size
-    assert width == size
-    # Which way half a pixel is rounded is the decoder's affair.
-    assert abs(height - max(1, size * 0.75)) <= 0.5
-
-
-@pytest.mark.parametrize("dimensions", [(1, 1), (30, 20), (150, 10)])
-def test_never_enlarged(dimensions: tuple[int, int]) -> None:
-    assert thumb(png(*dimensions)).size == dimensions
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
-@pytest.mark.parametrize("dimensions", [(5000, 1), (1, 5000), (5000, 7), (16383, 3), (2000, 2)])
-def test_extreme_proportions_keep_a_pixel(file_format: str, dimensions: tuple[int, int]) -> None:
-    picture = thumb(encode(gradient(*dimensions), file_format), 100)
-    assert max(picture.size) == 100
-    assert min(picture.size) == 1
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("longer", [200, 2400])
-def test_upright_by_exif(orientation: int, longer: int) -> None:
-    upright = gradient(longer, longer * 3 // 4)
-    undo = {
-        2: [Image.Transpose.FLIP_LEFT_RIGHT],
-        3: [Image.Transpose.ROTATE_180],
-        4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE],
-        6: [Image.Transpose.ROTATE_90],
-        7: [Image.Transpose.TRANSVERSE],
-        8: [Image.Transpose.ROTATE_270],
-    }
-    stored = upright
-    for step in undo.get(orientation, []):
-        stored = stored.transpose(step)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture = thumb(encode(stored, "JPEG", quality=95, exif=exif), 100)
-    assert picture.size == (100, 75)
-    plain = thumb(encode(upright, "JPEG", quality=95), 100)
-    for corner in ((3, 3), (96, 3), (3, 71), (96, 71)):
-        expected: Any = plain.getpixel(corner)
-        assert near(picture, corner, expected)
-
-
-@pytest.mark.parametrize(
-    ("mode", "clear", "opaque"),
-    [("RGBA", (0, 0, 0, 0), (200, 0, 0, 255)), ("LA", (0, 0), (90, 255))],
-)
-def test_transparency_is_white(mode: str, clear: Any, opaque: Any) -> None:
-    image = Image.new(mode, (400, 400), clear)
-    image.paste(opaque, (0, 0, 200, 400))
-    picture = thumb(encode(image, "PNG"))
-    assert near(picture, (140, 75), (255, 255, 255))
-    assert near(picture, (20, 75), (200, 0, 0) if mode == "RGBA" else (90, 90, 90))
-
-
-def test_half_transparency_mixes_with_white() -> None:
-    picture = thumb(encode(Image.new("RGBA", (300, 300), (255, 0, 0, 128)), "PNG"))
-    assert near(picture, (75, 75), (255, 127, 127))
-
-
-def test_a_transparent_palette() -> None:
-    image = Image.new("P", (300, 300), 0)
-    image.putpalette([10, 200, 10, 0, 0, 250])
-    image.paste(1, (150, 0, 300, 300))
-    picture = thumb(encode(image, "PNG", transparency=0))
-    assert near(picture, (10, 75), (255, 255, 255))
-    assert near(picture, (140, 75), (0, 0, 250))
-    gif = thumb(encode(image, "GIF", transparency=0))
-    assert near(gif, (10, 75), (255, 255, 255))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
-def test_other_pixel_formats(mode: str) -> None:
-    if mode == "I;16":
-        image = Image.new("I;16", (300, 200), 0x8000)
-    else:
-        image = gradient(300, 200).convert("L").point(lambda _: 128).convert(mode)
-    picture = thumb(encode(image, "PNG"), 100)
-    assert near(picture.resize((1, 1), Image.Resampling.BOX), (0, 0), (128, 128, 128))
-
-
-def test_sixteen_bit_rgba() -> None:
-    rows = b"".join(b"\0" + struct.pack(">4H", 0xFFFF, 0, 0, 0x8000) * 64 for _ in range(64))
-    picture = thumb(raw_png(64, 64, bit_depth=16, colour_type=6, data=rows))
-    assert near(picture, (32, 32), (255, 127, 127))
-
-
-def test_cmyk() -> None:
-    picture = thumb(encode(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), "JPEG"))
-    red, green, blue = picture.getpixel((75, 50))  # type: ignore[misc]
-    assert red > 200
-    assert green < 80
-    assert blue < 80
-
-
-def swapped_profile() -> bytes:
-    """sRGB with red and blue primaries exchanged: unmistakable when it is followed."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return (
-        profile.replace(b"rXYZ", b"tXYZ", 1)
-        .replace(b"bXYZ", b"rXYZ", 1)
-        .replace(b"tXYZ", b"bXYZ", 1)
-    )
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_an_embedded_profile_is_followed(file_format: str) -> None:
-    image = Image.new("RGB", (300, 200), (250, 10, 10))
-    picture = thumb(encode(image, file_format, icc_profile=swapped_profile()))
-    red, _, blue = picture.getpixel((75, 50))  # type: ignore[misc]
-    assert (red < 60, blue > 200) == (True, True)
-
-
-@pytest.mark.parametrize("profile", [b"broken" * 40, None])
-def test_an_unusable_profile_is_left_aside(profile: bytes | None) -> None:
-    unfit = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    data = encode(Image.new("RGB", (300, 200), "red"), "JPEG", icc_profile=profile or unfit)
-    assert near(thumb(data), (75, 50), (255, 0, 0))
-
-
-def test_the_first_frame_of_an_animation() -> None:
-    for file_format in ("GIF", "WEBP"):
-        frames = [Image.new("RGB", (300, 200), colour) for colour in ("red", "lime", "blue")]
-        data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
-        assert near(thumb(data), (75, 50), (255, 0, 0))
-
-
-def raw_png(width: int, height: int, *, bit_depth: int, colour_type: int, data: bytes) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"IDAT", zlib.compress(data)),
-            chunk(b"IEND", b""),
-        ]
-    )
-
-
-def test_too_many_pixels_are_refused_before_decoding() -> None:
-    with pytest.raises(TooManyPixels):
-        thumb(raw_png(60_000, 60_000, bit_depth=8, colour_type=2, data=b"\0" * 10_000))
-    with pytest.raises(TooManyPixels):
-        thumb(png(101, 100), limit=10_000)
-    assert thumb(png(100, 100), limit=10_000).size == (100, 100)
-
-
-def test_pixels_that_take_more_memory_count_for_more() -> None:
-    assert thumb(encode(gradient(200, 100), "AVIF"), limit=60_000).size == (150, 75)
-    with pytest.raises(TooManyPixels):
-        thumb(encode(gradient(200, 101), "AVIF"), limit=60_000)
-
-
-BOMBS = """
-import io, resource, struct, sys
 import django
-django.setup()
-from cas.decoders import TooManyPixels
-from cas.tests.pictures import encode, gradient, jpeg
-from cas.tests.test_thumbnails import raw_png
-from cas.thumbnails import render
+import pytest
+from django.test import override_settings
+from PIL import Image
 
-def resized(data, marker, offset, form):
-    at = data.index(marker) + offset
-    size = struct.calcsize(form)
-    return data[:at] + struct.pack(form, 60_000, 60_000) + data[at + size:]
-
-gif = encode(gradient(640, 480), "GIF")
-bombs = [
-    raw_png(60_000, 60_000, bit_depth=8, colour_type=2, data=bytes(10_000)),
-    resized(jpeg(640, 480), bytes([0xFF, 0xC0]), 5, ">HH"),
-    resized(resized(gif, b"GIF8", 6, "<HH"), b",\\0\\0\\0\\0", 5, "<HH"),
-    resized(encode(gradient(640, 480), "AVIF"), b"ispe", 8, ">II"),
-]
-render(io.BytesIO(jpeg(640, 480)), 150, 50_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for number, bomb in enumerate(bombs):
-    try:
-        render(io.BytesIO(bomb), 150, 50_000_000)
-    except TooManyPixels:
-        continue
-    sys.exit(f"bomb {number} was decoded")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+from cas.conf import serving
+from cas.digest import Digest
+from cas.storage.base import BlobStore
+from cas.storage.disk import DiskBlobStorage
+from cas.tests.conftest import ReadingClient, put
+from cas.tests.pictures import jpeg
+from cas.thumbnails.decode import NotAnImage
+from cas.thumbnails.render import RENDERER, CacheResult, Thumbnail, thumbnail
+from cas.thumbnails.single_flight import semaphore, single_flight
+from tests.s3 import S3Server
 
 
-def test_bombs_are_refused_in_bounded_memory() -> None:
-    """Eleven gigabytes when decoded; in a process of its own, to see the memory it takes."""
-    told = subprocess.run(
-        [sys.executable, "-c", BOMBS], capture_output=True, text=True, check=False
-    )
-    assert told.returncode == 0, told.stderr
-    assert int(told.stdout) < 20_000, "KiB more than an ordinary picture takes"
+@pytest.fixture
+def digest(store: BlobStore) -> Digest:
+    return put(store, jpeg(1600, 1200))
 
 
-def test_a_second_picture_behind_the_first_is_not_looked_at() -> None:
-    """Phones write such files (MPO); the second picture lies where no stream can seek to."""
-    first, second = gradient(1600, 1200), Image.new("RGB", (1600, 1200), "blue")
-    data = encode(first, "MPO", save_all=True, append_images=[second])
-    assert near(thumb(data), (3, 3), thumb(jpeg(1600, 1200)).getpixel((3, 3)))  # type: ignore[arg-type]
+def make(store: BlobStore, digest: Digest, size: int = 150) -> tuple[bytes, CacheResult]:
+    made: Thumbnail = thumbnail(store, digest.key, digest.hex, size)
+    with made.body as body:
+        data = body.read()
+    assert len(data) == made.size
+    return data, made.found
 
 
-def test_a_header_without_end_is_refused() -> None:
-    comment = b"\xff\xfe\xff\xff" + bytes(65_533)
-    data = jpeg(64, 48)
-    assert thumb(data[:2] + comment * 200 + data[2:]).size == (64, 48)
-    with pytest.raises(NotAnImage):
-        thumb(data[:2] + comment * 300 + data[2:])
+class Counting:
+    """A store that counts what is read from it."""
+
+    def __init__(self, store: Any) -> None:
+        self.reads = 0
+        self._store = store
+
+    def read(self, key: str) -> Any:
+        self.reads += 1
+        return self._store.read(key)
 
 
-@pytest.mark.parametrize("field", [5, 7])
-def test_a_picture_without_extent_is_refused(field: int) -> None:
-    data = bytearray(jpeg(1600, 1200))
-    at = data.index(b"\xff\xc0") + field
-    data[at : at + 2] = b"\0\0"
-    with pytest.raises(NotAnImage):
-        thumb(bytes(data))
+def test_the_second_request_is_a_hit(store: BlobStore, digest: Digest) -> None:
+    counting: Any = Counting(store)
+    first, second = make(counting, digest), make(counting, digest)
+    assert (first[1], second[1]) == (CacheResult.MISS, CacheResult.HIT)
+    assert first[0] == second[0]
+    assert counting.reads == 1
+    names = {path.name for path in serving().thumbnail_cache_dir.rglob("*.jpg")}
+    assert f"{digest}_150.jpg" in names
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0broken", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b""])
-def test_damaged_metadata_does_not_hide_the_picture(exif: bytes) -> None:
-    assert thumb(jpeg(300, 200, exif=exif)).size == (150, 100)
+def test_another_size_does_not_read_the_store(store: BlobStore, digest: Digest) -> None:
+    counting: Any = Counting(store)
+    make(counting, digest, 150)
+    for size in (32, 300, 400):
+        data, found = make(counting, digest, size)
+        assert found is CacheResult.BASE
+        assert Image.open(io.BytesIO(data)).size == (size, size * 3 // 4)
+    assert counting.reads == 1
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.97])
-def test_a_truncated_picture_is_refused(file_format: str, keep: float) -> None:
-    data = encode(gradient(1600, 1200).effect_spread(20), file_format)
-    with pytest.raises(NotAnImage):
-        thumb(data[: int(len(data) * keep)])
+def test_a_size_larger_than_the_kept_picture_is_made_anew(store: BlobStore, digest: Digest) -> None:
+    counting: Any = Counting(store)
+    make(counting, digest, 150)
+    data, found = make(counting, digest, 1024)
+    assert found is CacheResult.MISS
+    assert Image.open(io.BytesIO(data)).size == (1024, 768)
+    make(counting, digest, 900)
+    assert counting.reads == 2
+
+
+def test_a_damaged_kept_picture_is_made_anew(store: BlobStore, digest: Digest) -> None:
+    make(store, digest, 150)
+    # It is kept after the first response; a request for another size waits for it.
+    assert make(store, digest, 100)[1] is CacheResult.BASE
+    (base,) = serving().thumbnail_cache_dir.rglob(f"{digest}_base.jpg")
+    base.write_bytes(base.read_bytes()[:300] + b"\xff\xd9")
+    assert make(store, digest, 50)[1] is CacheResult.MISS
+
+
+def test_threads_share_one_generation(
+    disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(disk_store, jpeg(1600, 1200))
+    counting: Any = Counting(disk_store)
+    with ThreadPoolExecutor(32) as pool:
+        results = list(pool.map(lambda _: make(counting, digest), range(32)))
+    assert counting.reads == 1
+    assert len({data for data, _ in results}) == 1
+    assert [found for _, found in results].count(CacheResult.MISS) == 1
+
+
+def _process(location: Path, cache: Path, digest: Digest, gate: Any, results: Any) -> None:
+    django.setup()
+    store = DiskBlobStorage(location=location)
+    with override_settings(CAS_THUMBNAIL_CACHE_DIR=cache), ThreadPoolExecutor(16) as pool:
+        gate.wait()
+        results.put(list(pool.map(lambda _: make(store, digest)[1].value, range(16))))
+
+
+def test_processes_share_one_generation(disk_store: Any, settings: Any) -> None:
+    digest = put(disk_store, jpeg(1600, 1200))
+    # Forked children would inherit libvips' threads without the threads.
+    spawned = multiprocessing.get_context("spawn")
+    gate, results = spawned.Barrier(2), spawned.Queue()
+    cache = settings.CAS_THUMBNAIL_CACHE_DIR
+    arguments = (disk_store.location, cache, digest, gate, results)
+    workers = [spawned.Process(target=_process, args=arguments) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [result for _ in workers for result in results.get(timeout=60)]
+    for worker in workers:
+        worker.join()
+    assert len(found) == 32
+    assert found.count("miss") == 1
+
+
+def test_waiting_too_long_is_a_503(
+    disk_store: BlobStore, client: ReadingClient, settings: Any
+) -> None:
+    digest = put(disk_store, jpeg(40, 30))
+    settings.CAS_THUMBNAIL_WAIT = 0.05
+    settings.CAS_THUMBNAIL_CONCURRENCY = 1
+    locks = settings.CAS_THUMBNAIL_CACHE_DIR / f"renderer-{RENDERER}" / "locks"
+    locks.mkdir(parents=True)
+    with semaphore(locks, 1, time.monotonic()):
+        response = client.get(f"/api/cas/{digest}?thumbnail=20")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json()["error"]["code"] == "busy"
+    assert client.get(f"/api/cas/{digest}?thumbnail=20").status_code == 200
+
+
+def test_a_lock_falls_with_its_process(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with single_flight(tmp_path, "name", time.monotonic()):
+            os._exit(0)
+    os.waitpid(child, 0)
+    with single_flight(tmp_path, "name", time.monotonic()):
+        pass
+
+
+@pytest.mark.parametrize("size", [150, 100])
+def test_an_unusable_cache_does_not_stop_service(
+    store: BlobStore, digest: Digest, settings: Any, tmp_path: Path, size: int
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    settings.CAS_THUMBNAIL_CACHE_DIR = blocked
+    data, found = make(store, digest, size)
+    assert found is CacheResult.MISS
+    assert Image.open(io.BytesIO(data)).width == size
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\xff",
-        b"%PDF-1.7 nothing",
-        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
-        b"II*\0" + b"\0" * 600,
-        b"\xff\xd8\xff" + b"\0" * 600,
-        b"\x89PNG\r\n\x1a\n" + b"\0" * 600,
-        b"GIF89a" + b"\xff" * 600,
-        b"RIFF\xff\0\0\0WEBP" + b"\0" * 600,
-        b"\0\0\0\x18ftypavif" + b"\0" * 600,
-        b"/* XPM */ static char *x[] = {" + b" " * 600,
-        b"id=ImageMagick " + b" " * 600,
-    ],
+    ("data", "code"),
+    [(b"%PDF-1.7", "not_an_image"), (jpeg(800, 600)[:5000], "not_an_image"), (b"", "not_an_image")],
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(NotAnImage):
-        thumb(data)
+def test_what_cannot_be_shown_is_a_422(
+    store: BlobStore, client: ReadingClient, data: bytes, code: str
+) -> None:
+    response = client.get(f"/api/cas/{put(store, data)}?thumbnail=20")
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == code
+    assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_decoders_not_asked_for_are_blocked() -> None:
-    import pyvips
-
-    for loader, data in (
-        (pyvips.Image.svgload_buffer, b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-        (pyvips.Image.tiffload_buffer, encode(gradient(8, 8), "TIFF")),
-    ):
-        with pytest.raises(pyvips.Error):
-            loader(data)
+def test_a_bomb_is_a_422(store: BlobStore, client: ReadingClient, settings: Any) -> None:
+    settings.CAS_THUMBNAIL_MAX_PIXELS = 10_000
+    response = client.get(f"/api/cas/{put(store, jpeg(101, 100))}?thumbnail=20")
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "too_many_pixels"
 
 
-class Failing(io.RawIOBase):
-    """A store's stream that fails after some bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream = io.BytesIO(data)
-
-    def read(self, size: int = -1) -> bytes:
-        if data := self._stream.read(size):
-            return data
-        raise Unreachable("the connection was lost")
+def test_only_listed_sizes(disk_store: BlobStore, client: ReadingClient, settings: Any) -> None:
+    settings.CAS_THUMBNAIL_SIZES = [20, 150]
+    digest = put(disk_store, jpeg(40, 30))
+    assert client.get(f"/api/cas/{digest}?thumbnail=20").status_code == 200
+    assert client.get(f"/api/cas/{digest}?thumbnail=21").status_code == 400
 
 
-def test_a_failing_store_is_not_called_a_bad_picture() -> None:
-    stream: BinaryIO = Failing(jpeg(1600, 1200)[:20_000])  # type: ignore[assignment]
-    with pytest.raises(Unreachable):
-        render(stream, 150, LIMIT)
+def test_thumbnail_answers(store: BlobStore, client: ReadingClient, digest: Digest) -> None:
+    """A miss and a hit differ in nothing; sizes differ in their tags."""
+    url = f"/api/cas/{digest}?thumbnail=150"
+    miss, hit = client.get(url), client.get(url)
+    assert miss.body == hit.body
+    assert dict(miss.headers) == dict(hit.headers)
+    assert hit.headers["Content-Type"] == "image/jpeg"
+    assert hit.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    other = client.get(f"/api/cas/{digest}?thumbnail=100")
+    tags = {r.headers["ETag"] for r in (hit, other)} | {f'"{digest}"'}
+    assert len(tags) == 3
+    part = client.get(url, headers={"Range": "bytes=2-5"})
+    assert (part.status_code, part.body) == (206, hit.body[2:6])
+    assert client.get(url, headers={"Range": "bytes=9999999-"}).status_code == 416
 
 
-def test_another_size_comes_from_the_kept_picture() -> None:
-    rendered = render(io.BytesIO(jpeg(3200, 2400)), 150, LIMIT)
-    assert not rendered.whole
-    base = rendered.base()
-    smaller = render_from_base(base, 300, whole=False)
-    assert smaller
-    assert Image.open(io.BytesIO(smaller)).size == (300, 225)
-    assert render_from_base(base, 1024, whole=False) is None
+def test_bytes_that_differ_have_no_strong_tag_in_common(
+    store: BlobStore, client: ReadingClient
+) -> None:
+    """A thumbnail of a kept picture is not that of the blob, byte for byte: parts do not mix."""
+    digest = put(store, jpeg(3200, 2400))
+    url = f"/api/cas/{digest}?thumbnail=150"
+    first = client.get(url)
+    shutil.rmtree(serving().thumbnail_cache_dir)
+    client.get(f"/api/cas/{digest}?thumbnail=300")
+    second = client.get(url)
+    assert first.body != second.body
+    tag = second.headers["ETag"]
+    assert tag.startswith("W/")
+    unsure = client.get(url, headers={"Range": "bytes=2-5", "If-Range": tag})
+    assert (unsure.status_code, unsure.body) == (200, second.body)
+    assert client.get(url, headers={"If-Match": tag}).status_code == 412
+    assert client.get(url, headers={"If-None-Match": tag}).status_code == 304
 
 
-def test_a_small_picture_is_kept_whole() -> None:
-    rendered = render(io.BytesIO(jpeg(320, 240)), 150, LIMIT)
-    assert rendered.whole
-    larger = render_from_base(rendered.base(), 1024, whole=True)
-    assert larger
-    assert Image.open(io.BytesIO(larger)).size == (320, 240)
+def test_a_condition_does_not_make_a_picture_of_what_is_none(
+    store: BlobStore, client: ReadingClient
+) -> None:
+    url = f"/api/cas/{put(store, b'%PDF-1.7')}?thumbnail=20"
+    assert client.get(url, headers={"If-None-Match": "*"}).status_code == 422
+    picture = f"/api/cas/{put(store, jpeg(40, 30))}?thumbnail=20"
+    assert client.get(picture, headers={"If-None-Match": "*"}).status_code == 304
+
+
+def test_a_damaged_picture_is_decoded_once_for_all_who_wait(
+    disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = jpeg(1600, 1200)
+    digest = put(disk_store, whole[: len(whole) // 2])
+    counting: Any = Counting(disk_store)
+
+    def refused(_: int) -> bool:
+        with pytest.raises(NotAnImage):
+            make(counting, digest)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(refused, range(8)))
+    assert counting.reads == 1
+    # It may have been healed since.
+    monkeypatch.setattr("cas.thumbnails.render.REFUSED_SECONDS", 0)
+    assert refused(0)
+    assert counting.reads == 2
+
+
+def test_an_answer_cut_short_does_not_condemn_the_picture(
+    s3_store: BlobStore, s3_server: S3Server, client: ReadingClient
+) -> None:
+    digest = put(s3_store, jpeg(1600, 1200))
+    s3_server.fault("GetObject", "close_mid_body", bytes=1000)
+    url = f"/api/cas/{digest}?thumbnail=20"
+    assert client.get(url).status_code == 503
+    assert client.get(url).status_code == 200
+
+
+def test_generations_are_bounded_where_no_lock_file_can_be_had(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    working, most = 0, 0
+    counted = threading.Lock()
+
+    def work(_: int) -> None:
+        nonlocal working, most
+        with semaphore(blocked, 2, time.monotonic() + 30):
+            with counted:
+                working += 1
+                most = max(most, working)
+            time.sleep(0.01)
+            with counted:
+                working -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+    assert most == 2
+
+
+def test_what_another_renderer_kept_goes(store: BlobStore, digest: Digest) -> None:
+    older = serving().thumbnail_cache_dir / "renderer-0"
+    older.mkdir(parents=True)
+    (older / "kept.jpg").write_bytes(b"x")
+    make(store, digest)
+    assert not older.exists()

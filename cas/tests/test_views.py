@@ -106,7 +106,7 @@ def test_304_does_not_touch_the_store(
 ) -> None:
     digest = put(store, jpeg(60, 40))
     etag = client.get(url(digest, query)).headers["ETag"]
-    monkeypatch.setattr("cas.answers.attachment_store", lambda: None)
+    monkeypatch.setattr("cas.views.attachment_store", lambda: None)
     sent = tags.format(etag.removeprefix("W/"))
     response = client.get(url(digest, query), headers={"If-None-Match": sent})
     assert response.status_code == 304

@@ -1,13 +1,13 @@
 import pytest
 
-from inventory.admin_policy import policy
+from inventory.middleware import admin_policy
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.mark.parametrize("path", ["/admin/login/", "/admin/", "/admin/nothing/"])
 def test_every_admin_page_carries_the_policy(client, path):
-    assert client.get(path)["Content-Security-Policy"] == policy("")
+    assert client.get(path)["Content-Security-Policy"] == admin_policy("")
 
 
 def test_pictures_may_come_from_where_blobs_are(admin_client, settings):

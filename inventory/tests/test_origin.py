@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from inventory.origin import SAFE_METHODS
+from inventory.middleware import SAFE_METHODS
 
 pytestmark = pytest.mark.django_db
 

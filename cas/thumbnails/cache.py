@@ -1,7 +1,6 @@
 """A cache of small files in one directory: atomic, bounded in bytes, shared by processes.
 
-The least recently used files are evicted. A reader holds the file it opened, so eviction takes
-nothing from under it.
+The least recently used files are evicted. A file that a reader has open stays readable to it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TEMPORARY: Final = ".new-"
 _ABANDONED_AFTER: Final = 3600
 _EVICT_TO: Final = 0.9
 _TOUCH_EVERY: Final = 60
-"""Seconds; a file's time of use is not written for every reader."""
+"""Seconds; a file's time of use is written at most once in this time."""
 
 JPEG_END: Final = b"\xff\xd9"
 
@@ -39,7 +38,7 @@ class ThumbnailCache:
     def open(self, name: str) -> tuple[BinaryIO, int] | None:
         """The file and its size in bytes, or None. The caller closes it.
 
-        A file without a JPEG's end was cut off by a power failure and counts as not there.
+        A file without a JPEG's end was cut short by a power failure and counts as missing.
         """
         path = self.directory / name
         try:
@@ -71,7 +70,7 @@ class ThumbnailCache:
             return False
 
     def put(self, name: str, data: bytes) -> bool:
-        """Keep `data` under `name`, in one step. False where the disk will not take it."""
+        """Keep `data` under `name`, atomically. False if it cannot be written."""
         if len(data) > self.limit:
             return False
         try:
@@ -96,9 +95,9 @@ class ThumbnailCache:
             raise
 
     def _account(self, added: int) -> None:
-        """Add to the running total that all processes share, and evict when it is too much.
+        """Add to the total that all processes share, and evict if it exceeds the limit.
 
-        The total is what writers believe; each eviction counts again, which corrects it.
+        The total may drift (files that are replaced or deleted); each eviction counts anew.
         """
         with self._locked_total() as descriptor:
             total = int.from_bytes(os.pread(descriptor, 8, 0), "big") + added

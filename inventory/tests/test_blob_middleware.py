@@ -9,22 +9,25 @@ from django.test import Client
 from django.urls import resolve, reverse
 
 from cas.views import blob
-from inventory.shortcut import PREFIX
+from inventory.middleware import BLOBS
 
 DIGEST = "0" * 64
-URL = f"{PREFIX}{DIGEST}?content_type=image/png"
+URL = f"{BLOBS}{DIGEST}?content_type=image/png"
 
 
 def test_the_prefix_is_where_the_urls_have_the_blobs() -> None:
-    assert reverse("cas-blob", args=[DIGEST]) == PREFIX + DIGEST
-    assert resolve(PREFIX + DIGEST).func is blob
+    assert reverse("cas-blob", args=[DIGEST]) == BLOBS + DIGEST
+    assert resolve(BLOBS + DIGEST).func is blob
 
 
 @pytest.fixture
 def pages_broken(settings: Any) -> None:
-    """Whatever is behind the shortcut fails."""
-    at = settings.MIDDLEWARE.index("inventory.shortcut.ServeBlobs")
-    settings.MIDDLEWARE = [*settings.MIDDLEWARE[: at + 1], "inventory.tests.test_shortcut.Broken"]
+    """All middleware after BlobMiddleware fails."""
+    at = settings.MIDDLEWARE.index("inventory.middleware.BlobMiddleware")
+    settings.MIDDLEWARE = [
+        *settings.MIDDLEWARE[: at + 1],
+        "inventory.tests.test_blob_middleware.Broken",
+    ]
 
 
 class Broken:

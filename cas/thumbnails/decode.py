@@ -1,8 +1,8 @@
-"""Decoding an untrusted picture: its pixels, shrunk while they are read, in bounded memory.
+"""Decoding an untrusted picture to upright sRGB pixels, shrunk while they are read.
 
-The decoder is chosen by the bytes and by nobody's word. libvips does all but JPEG, with every
-other loader of its blocked; JPEG is left to Pillow, whose libjpeg-turbo takes an eighth less time
-than the mozjpeg that libvips comes with (docs/reference/thumbnails.md).
+The decoder is chosen by the bytes (`cas.content_types`). libvips decodes all formats but JPEG, with
+its other loaders blocked; JPEG is decoded by Pillow, whose libjpeg-turbo takes an eighth less time
+than the mozjpeg in libvips (docs/reference/thumbnails.md).
 """
 
 from __future__ import annotations
@@ -18,38 +18,30 @@ from typing import Any, BinaryIO, Final, cast
 import pyvips
 from PIL.JpegImagePlugin import JpegImageFile
 
+from cas.conf import LARGEST_THUMBNAIL
+from cas.content_types import FORMATS, HEAD, Format, sniff
 from cas.digest import CHUNK
-from cas.sniff import HEAD, sniff
 from cas.storage.base import StoreError
 
-_LOADERS: Final = {
-    "image/png": "pngload_source",
-    "image/webp": "webpload_source",
-    "image/gif": "gifload_source",
-    "image/avif": "heifload_source",
-}
-
 _BLOCK: Final = 256 * 1024
-"""Bytes Pillow takes at a time. Between two blocks it waits for the interpreter's lock."""
+"""Bytes Pillow reads at a time. Between two blocks it takes the interpreter's lock."""
 
 _LARGEST_JPEG_HEADER: Final = 16 * 1024 * 1024
 """Bytes before the pixels: profiles, and the previews and depth maps that cameras add."""
 
-_WEIGHTS: Final = {"image/avif": 3}
-"""What a pixel counts against the limit where it takes more memory than about five bytes."""
-
 _INTERPRETATIONS: Final = {"L": "b-w", "RGB": "srgb", "CMYK": "cmyk"}
 _ORIENTATION: Final = 0x0112
 
-# libvips keeps results for reuse; every picture here is new, so that would only be memory.
+# libvips keeps results for reuse; every picture here is new, so that would only cost memory.
 pyvips.cache_set_max(0)
 pyvips.block_untrusted_set(True)
 pyvips.operation_block_set("VipsForeignLoad", True)
-for _type in ("Jpeg", "Png", "Webp", "Nsgif", "Heif"):
-    pyvips.operation_block_set(f"VipsForeignLoad{_type}", False)
-# pyvips repeats libvips' warnings about each damaged file; the answer 422 says it better.
+for _format in FORMATS.values():
+    if _format.vips_class:
+        pyvips.operation_block_set(_format.vips_class, False)
+# pyvips logs libvips' warnings about each damaged file, which are in the 422 response as well.
 logging.getLogger("pyvips").setLevel(logging.ERROR)
-# As does Pillow with those about damaged metadata, in files that are shown all the same.
+# Damaged metadata is ignored.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
@@ -72,8 +64,8 @@ class TooManyPixels(Unrenderable):
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """Opaque pixels in memory, in whatever colours and position the file has them.
+class _Pixels:
+    """Opaque pixels in memory, in the file's own colour space and position.
 
     `longer` is the original's longer side in pixels, `orientation` as EXIF counts (1 to 8), and
     `whole` says that nothing was shrunk.
@@ -85,25 +77,66 @@ class Decoded:
     whole: bool
 
 
-def decode(source: BinaryIO, at_least: int, max_pixels: int) -> Decoded:
-    """The picture, shrunk by a whole factor but not below `at_least` pixels of its longer side.
+def decode(source: BinaryIO, at_least: int, max_pixels: int) -> tuple[Any, bool]:
+    """A libvips image in memory, opaque, in 8-bit sRGB, and whether it has all of the pixels.
 
-    Finer filters than averaging would cost more on so many pixels and show only in the last step.
-    Of an animation the first frame; what is transparent is white. Raises NotAnImage,
-    TooManyPixels, and whatever StoreError reading `source` raises.
+    Shrunk by a whole factor, but not below `at_least` pixels of its longer side, and to the largest
+    thumbnail. Of an animation the first frame; what is transparent is white; upright by EXIF. Finer
+    filters than averaging would cost more on so many pixels and only show in the last step. Raises
+    NotAnImage, TooManyPixels, and whatever StoreError reading `source` raises.
     """
     head = source.read(HEAD)
-    content_type = sniff(head)
-    if content_type == "image/jpeg":
-        return _by_pillow(_Rewindable(head, source), at_least, max_pixels)
-    if content_type not in _LOADERS:
+    found = sniff(head)
+    if found is None or not found.pillow:
         raise NotAnImage("not an image of an accepted type")
-    feed = _Feed(source, head)
+    if not found.vips_loader:
+        pixels = _by_pillow(_Rewindable(head, source), at_least, max_pixels)
+    else:
+        feed = _Feed(source, head)
+        try:
+            pixels = _by_libvips(feed.source, found, at_least, max_pixels)
+        except pyvips.Error as error:
+            feed.raise_store_error()
+            raise NotAnImage("the image is damaged or cut short") from error
     try:
-        return _by_libvips(feed.source, content_type, at_least, max_pixels)
+        image = _upright_srgb(pixels)
     except pyvips.Error as error:
-        feed.blame_the_store()
-        raise NotAnImage("the image is damaged or cut short") from error
+        raise NotAnImage("the image cannot be converted") from error
+    return image, pixels.whole and pixels.longer <= LARGEST_THUMBNAIL
+
+
+def fit(image: Any, size: int) -> Any:
+    """The libvips image, shrunk into `size` × `size` pixels if it is larger."""
+    longer = max(image.width, image.height)
+    if longer <= size:
+        return image
+    width, height = (max(1, round(side * size / longer)) for side in (image.width, image.height))
+    return image.resize(width / image.width, vscale=height / image.height)
+
+
+def _upright_srgb(pixels: _Pixels) -> Any:
+    picture = _in_srgb(fit(pixels.image, LARGEST_THUMBNAIL))
+    if pixels.orientation > 1:
+        picture = picture.copy()
+        picture.set_type(pyvips.GValue.gint_type, "orientation", pixels.orientation)
+        picture = picture.autorot()
+    return picture if picture is pixels.image else picture.copy_memory()
+
+
+def _in_srgb(image: Any) -> Any:
+    """Eight-bit sRGB, by the embedded profile if it is a usable one."""
+    if image.get_typeof("icc-profile-data") or image.interpretation == "cmyk":
+        try:
+            return image.icc_transform(
+                "srgb", embedded=True, input_profile="cmyk", intent="perceptual", depth=8
+            ).copy_memory()
+        except pyvips.Error:
+            # Broken profiles are common and the picture is worth more than its exact colours.
+            image = image.copy()
+            image.remove("icc-profile-data")
+    if image.interpretation == "srgb" and image.format == "uchar":
+        return image
+    return image.colourspace("srgb").cast("uchar").copy_memory()
 
 
 def _refuse_bombs(width: int, height: int, weight: int, max_pixels: int) -> None:
@@ -112,12 +145,12 @@ def _refuse_bombs(width: int, height: int, weight: int, max_pixels: int) -> None
 
 
 def _factor(width: int, height: int, at_least: int) -> int:
-    """Of a thin picture no side may come to nothing."""
+    """What to shrink by; no side of a thin picture may become shorter than a pixel."""
     return max(1, min(max(width, height) // at_least, width, height))
 
 
 class _Rewindable(io.RawIOBase):
-    """A stream whose start can be read twice: Pillow reads the header, then all from its start."""
+    """A stream whose start can be read twice: Pillow reads the header, then everything again."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         super().__init__()
@@ -135,7 +168,7 @@ class _Rewindable(io.RawIOBase):
             return data or self._stream.read(wanted)
         if missing := wanted - len(data):
             more = self._stream.read(missing)
-            # Behind all that is kept, which is where the last read has ended.
+            # The position is at the end of what is kept, where the last read ended.
             self._kept.write(more)
             data += more
         if self._kept.tell() > _LARGEST_JPEG_HEADER:
@@ -147,12 +180,12 @@ class _Rewindable(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if (offset, whence) != (0, io.SEEK_SET):
-            raise OSError("only the start can be gone back to")
+            raise OSError("this stream can only be rewound to its start")
         self._rewound = True
         return self._kept.seek(0)
 
 
-def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> Decoded:
+def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> _Pixels:
     try:
         # Not Image.open, which would let other decoders look for further pictures behind this.
         with JpegImageFile(cast(BinaryIO, stream)) as image:
@@ -169,7 +202,7 @@ def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> Decoded:
         raise NotAnImage("the image is damaged or cut short") from error
     if (left := factor * pixels.width // width) > 1:
         pixels = pixels.shrink(left, left).copy_memory()
-    return Decoded(pixels, max(width, height), orientation, whole=factor == 1)
+    return _Pixels(pixels, max(width, height), orientation, whole=factor == 1)
 
 
 def _from_pillow(image: JpegImageFile) -> Any:
@@ -185,18 +218,18 @@ def _from_pillow(image: JpegImageFile) -> Any:
 
 def _orientation(image: JpegImageFile) -> int:
     try:
-        said = image.getexif().get(_ORIENTATION, 1)
+        found = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         # Damaged metadata is common and no reason not to show the picture.
         return 1
-    return said if said in range(1, 9) else 1
+    return found if found in range(1, 9) else 1
 
 
 class _Feed:
     """A stream as a libvips source.
 
-    libvips calls from C, where no exception can pass: the first one ends the data and is kept.
-    A file on disk is read by libvips itself.
+    libvips calls it from C, through which no exception passes: the first one ends the data and is
+    kept. libvips reads a file on disk by itself.
     """
 
     def __init__(self, stream: BinaryIO, head: bytes) -> None:
@@ -213,12 +246,12 @@ class _Feed:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             self.source = pyvips.Source.new_from_descriptor(self._descriptor)
 
-    def blame_the_store(self) -> None:
-        """Raise the StoreError that ended the data, if it was one that did."""
+    def raise_store_error(self) -> None:
+        """Raise the StoreError that ended the data, if there was one."""
         if self._failure:
             raise self._failure
         if self._descriptor is not None:
-            # libvips does not tell a disk that fails from a file that ends.
+            # libvips reports a failing disk as a file that ends early; reading tells them apart.
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             while self._stream.read(CHUNK):
                 pass
@@ -234,21 +267,21 @@ class _Feed:
             return b""
 
 
-def _by_libvips(source: Any, content_type: str, at_least: int, max_pixels: int) -> Decoded:
-    load = getattr(pyvips.Image, _LOADERS[content_type])
+def _by_libvips(source: Any, found: Format, at_least: int, max_pixels: int) -> _Pixels:
+    load = getattr(pyvips.Image, found.vips_loader)
     options: dict[str, Any] = {"access": "sequential", "fail_on": "truncated"}
     image = load(source, **options)
-    weight = 2 if image.get_typeof("interlaced") else _WEIGHTS.get(content_type, 1)
+    weight = 2 if image.get_typeof("interlaced") else found.weight
     _refuse_bombs(image.width, image.height, weight, max_pixels)
     longer = max(image.width, image.height)
     factor = left = _factor(image.width, image.height, at_least)
-    if content_type == "image/webp" and factor > 1:
+    if found.shrinks_on_load and factor > 1:
         image, left = load(source, **options, scale=1 / factor), 1
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     picture = _on_white(image)
     if left > 1:
         picture = picture.shrink(left, left)
-    return Decoded(picture.copy_memory(), longer, orientation, whole=factor == 1)
+    return _Pixels(picture.copy_memory(), longer, orientation, whole=factor == 1)
 
 
 def _on_white(image: Any) -> Any:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from cas import links
+from cas import signed_urls
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from cas.tests.conftest import ReadingClient, put
@@ -17,7 +17,9 @@ NEW, OLD = "n" * 40, "o" * 40
 
 
 def view_url(digest: Digest = DIGEST, filename: str = "a b&c=ü.png") -> str:
-    return links.blob_url(digest, content_type="image/png", disposition="inline", filename=filename)
+    return signed_urls.blob_url(
+        digest, content_type="image/png", disposition="inline", filename=filename
+    )
 
 
 def test_one_spelling() -> None:
@@ -25,7 +27,7 @@ def test_one_spelling() -> None:
         f"/api/cas/{DIGEST}?content_type=image%2Fpng&disposition=inline"
         "&filename=a%20b%26c%3D%C3%BC.png"
     )
-    assert links.thumbnail_url(DIGEST) == f"/api/cas/{DIGEST}?thumbnail=150"
+    assert signed_urls.thumbnail_url(DIGEST) == f"/api/cas/{DIGEST}?thumbnail=150"
 
 
 @pytest.mark.parametrize(
@@ -37,13 +39,13 @@ def test_one_spelling() -> None:
     ],
 )
 def test_an_older_rows_content_type_never_makes_a_bad_link(stored: str, linked: str) -> None:
-    url = links.blob_url(DIGEST, content_type=stored, disposition="inline", filename="x")
+    url = signed_urls.blob_url(DIGEST, content_type=stored, disposition="inline", filename="x")
     assert parse_qs(urlsplit(url).query)["content_type"] == [linked]
 
 
 def test_a_cdn_in_front(settings: Any) -> None:
     settings.CAS_PUBLIC_BASE_URL = "https://cdn.example"
-    for url in (links.thumbnail_url(DIGEST), view_url()):
+    for url in (signed_urls.thumbnail_url(DIGEST), view_url()):
         assert url.startswith(f"https://cdn.example/api/cas/{DIGEST}?")
 
 

@@ -1,0 +1,81 @@
+"""The formats that are accepted, and everything that is particular to one of them: one table.
+
+What a file is follows from its first bytes. The type that a client declares must not choose a
+decoder or a way of display: both have been turned into code execution elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+HEAD: Final = 512
+"""How many leading bytes `sniff` needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """An accepted format. `starts` tells whether a file that starts with these bytes has it.
+
+    Only `pillow`, one of Pillow's decoders, may open an image at upload; a format without one is
+    no image. Its thumbnails are decoded by libvips if it names a loader (operation class and
+    function), else by Pillow. `weight` is what a pixel counts against CAS_THUMBNAIL_MAX_PIXELS, in
+    units of about five bytes of memory. Browsers display only an `inline` format, which must not
+    run script in the origin of the application.
+    """
+
+    name: str
+    content_type: str
+    extensions: tuple[str, ...]
+    """File name extensions that fit; the first is the usual one."""
+    starts: Callable[[bytes], bool]
+    inline: bool = True
+    pillow: str = ""
+    vips_class: str = ""
+    vips_loader: str = ""
+    shrinks_on_load: bool = False
+    """Whether the loader takes a `scale`."""
+    weight: int = 1
+
+
+def _is_avif(head: bytes) -> bool:
+    """An ISO base media file whose major or a compatible brand is AVIF's."""
+    if head[4:8] != b"ftyp":
+        return False
+    box = head[8 : min(int.from_bytes(head[:4], "big"), len(head))]
+    brands = {box[i : i + 4] for i in (0, *range(8, len(box), 4))}
+    return bool(brands & {b"avif", b"avis"})
+
+
+_TABLE: Final = (
+    Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"),
+           lambda head: head.startswith(b"\xff\xd8\xff"), pillow="JPEG"),
+    Format("PNG", "image/png", (".png",),
+           lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), pillow="PNG",
+           vips_class="VipsForeignLoadPng", vips_loader="pngload_source"),
+    Format("WebP", "image/webp", (".webp",),
+           lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", pillow="WEBP",
+           vips_class="VipsForeignLoadWebp", vips_loader="webpload_source", shrinks_on_load=True),
+    Format("GIF", "image/gif", (".gif",),
+           lambda head: head.startswith((b"GIF87a", b"GIF89a")), pillow="GIF",
+           vips_class="VipsForeignLoadNsgif", vips_loader="gifload_source"),
+    Format("AVIF", "image/avif", (".avif", ".avifs"), _is_avif, pillow="AVIF",
+           vips_class="VipsForeignLoadHeif", vips_loader="heifload_source", weight=3),
+    # A PDF must begin at its first byte (ISO 32000 7.5.2). Readers tolerate a kilobyte before it,
+    # which is exactly the room that a file needs to be HTML as well.
+    Format("PDF", "application/pdf", (".pdf",), lambda head: head.startswith(b"%PDF-")),
+)  # fmt: skip
+
+FORMATS: Final = {found.content_type: found for found in _TABLE}
+_IMAGES: Final = [found.name for found in _TABLE if found.pillow]
+_OTHERS: Final = [f" and {found.name}s" for found in _TABLE if not found.pillow]
+ACCEPTED: Final = f"{', '.join(_IMAGES[:-1])} and {_IMAGES[-1]} images{''.join(_OTHERS)}"
+"""The formats in words."""
+
+INLINE_TYPES: Final = frozenset(found.content_type for found in _TABLE if found.inline)
+
+
+def sniff(head: bytes) -> Format | None:
+    """The format of a file that starts with `head`, or None if it is not an accepted one."""
+    return next((found for found in _TABLE if found.starts(head)), None)

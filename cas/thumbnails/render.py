@@ -1,0 +1,209 @@
+"""Thumbnails: small sRGB JPEGs, from the cache, from a kept larger picture, or from the blob."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from cas import metrics
+from cas.conf import ServingSettings, serving
+from cas.storage.base import BlobStore, CutShort, Unreachable
+from cas.thumbnails.cache import JPEG_END, ThumbnailCache
+from cas.thumbnails.decode import NotAnImage, decode, fit
+from cas.thumbnails.single_flight import semaphore, single_flight
+
+log = logging.getLogger(__name__)
+
+RENDERER: Final = 2
+"""Part of cache names and ETags. Raise it whenever the same blob would give other bytes."""
+
+REFUSED_SECONDS: Final = 60
+"""For so long a damaged picture is not decoded again; it may be healed meanwhile."""
+
+_BASE_AT_LEAST: Final = 480
+"""Pixels of the longer side that the kept picture has, where the original has as many."""
+
+_QUALITY: Final = 85
+_BASE_QUALITY: Final = 92
+
+_BACKGROUND: Final = ThreadPoolExecutor(2, thread_name_prefix="thumbnail-base")
+"""Keeps pictures after the response. Starting a thread for each would delay the response."""
+
+
+class CacheResult(StrEnum):
+    """Where a thumbnail came from: the cache, a kept picture, or the blob."""
+
+    HIT = "hit"
+    BASE = "base"
+    MISS = "miss"
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A finished JPEG of `size` bytes. The receiver closes `body`."""
+
+    body: BinaryIO
+    size: int
+    found: CacheResult
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A thumbnail, and the larger picture it was made of, for other sizes to be made of.
+
+    `base` encodes the larger one; `whole` says that it has all of the original's pixels, so any
+    size can be made of it.
+    """
+
+    thumbnail: bytes
+    base: Callable[[], bytes]
+    whole: bool
+
+
+def thumbnail(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
+    """The picture of the object at `key`, fitted into `size` × `size` pixels.
+
+    `name` is what the object is called in the cache. Of concurrent requests for a name one makes
+    the thumbnail and the others wait for it. Raises Busy, Unrenderable and the store's errors.
+    """
+    started = time.perf_counter()
+    found = _find_or_make(store, key, name, size)
+    metrics.THUMBNAIL_SECONDS.labels(found.found.value).observe(time.perf_counter() - started)
+    hit = found.found is CacheResult.HIT
+    (metrics.THUMBNAIL_HITS if hit else metrics.THUMBNAIL_MISSES).inc()
+    return found
+
+
+def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
+    settings = serving()
+    directory = settings.thumbnail_cache_dir / f"renderer-{RENDERER}"
+    cache = ThumbnailCache(directory, settings.thumbnail_cache_bytes)
+    wanted = f"{name}_{size}.jpg"
+    if cached := cache.open(wanted):
+        return Thumbnail(*cached, CacheResult.HIT)
+    locks = _prepare(directory)
+    deadline = time.monotonic() + settings.thumbnail_wait
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(single_flight(locks, name, deadline))
+        # The request that held the lock before has probably made this very thumbnail.
+        if cached := cache.open(wanted):
+            return Thumbnail(*cached, CacheResult.HIT)
+        data, found = _from_base(cache, name, size), CacheResult.BASE
+        if data is None:
+            with semaphore(locks, settings.thumbnail_concurrency, deadline):
+                rendered = _from_store(store, key, cache, name, size, settings)
+            data, found = rendered.thumbnail, CacheResult.MISS
+            # The lock goes along: a request for another size waits for the kept picture.
+            _BACKGROUND.submit(_keep_base, cache, name, rendered, lock.pop_all())
+        cache.put(wanted, data)
+    return Thumbnail(io.BytesIO(data), len(data), found)
+
+
+def _prepare(directory: Path) -> Path:
+    """Create the cache's directories where possible; returns the one for lock files.
+
+    Deletes the caches of other versions of the renderer when this one is first used.
+    """
+    locks = directory / "locks"
+    if not locks.is_dir():
+        for other in directory.parent.glob("renderer-*"):
+            # Another process may have made ours meanwhile.
+            if other != directory:
+                shutil.rmtree(other, ignore_errors=True)
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("no thumbnail cache at %s: %s", directory, error.strerror)
+    return locks
+
+
+def _from_base(cache: ThumbnailCache, name: str, size: int) -> bytes | None:
+    for whole, kept in ((True, f"{name}_whole.jpg"), (False, f"{name}_base.jpg")):
+        if base := cache.read(kept):
+            try:
+                return render_from_base(base, size, whole=whole)
+            except NotAnImage:
+                log.warning("the kept picture %s is damaged and is made again", kept)
+    return None
+
+
+def _from_store(
+    store: BlobStore,
+    key: str,
+    cache: ThumbnailCache,
+    name: str,
+    size: int,
+    settings: ServingSettings,
+) -> Rendered:
+    refused = f"{name}_refused.jpg"
+    if cache.put_within(refused, REFUSED_SECONDS):
+        raise NotAnImage("the image is damaged or cut short")
+    try:
+        with store.read(key) as source:
+            return render(source, size, settings.thumbnail_max_pixels)
+    except CutShort as error:
+        # The store's response was cut short, which says nothing about the picture.
+        raise Unreachable(str(error), key=key) from error
+    except NotAnImage:
+        # Every waiting request would otherwise decode it again, with the same result.
+        cache.put(refused, JPEG_END)
+        raise
+
+
+def _keep_base(
+    cache: ThumbnailCache, name: str, rendered: Rendered, lock: contextlib.ExitStack
+) -> None:
+    """Keep the larger picture for other sizes; releases the lock. Runs in the background."""
+    with lock:
+        try:
+            cache.put(f"{name}_{'whole' if rendered.whole else 'base'}.jpg", rendered.base())
+        except Exception:
+            log.exception("no picture of %s was kept", name)
+
+
+def render(source: BinaryIO, size: int, max_pixels: int) -> Rendered:
+    """A JPEG fitted into `size` × `size` pixels, never enlarged.
+
+    Raises NotAnImage, TooManyPixels, and whatever StoreError reading `source` raises.
+    """
+    picture, whole = decode(source, max(size, _BASE_AT_LEAST), max_pixels)
+    thumbnail = _encode(fit(picture, size), _QUALITY)
+    return Rendered(thumbnail, lambda: _encode(picture, _BASE_QUALITY), whole)
+
+
+def render_from_base(base: bytes, size: int, *, whole: bool) -> bytes | None:
+    """A thumbnail of a kept picture, or None if that is smaller than `size` and not whole.
+
+    By Pillow: with so few pixels libvips spends most of the time on starting its threads.
+    """
+    sink = io.BytesIO()
+    try:
+        with JpegImageFile(io.BytesIO(base)) as picture:
+            if not whole and max(picture.size) < size:
+                return None
+            picture.thumbnail((size, size))
+            picture.save(sink, "JPEG", quality=_QUALITY)
+    except (OSError, SyntaxError) as error:
+        raise NotAnImage("the kept picture is damaged") from error
+    return sink.getvalue()
+
+
+def _encode(picture: Any, quality: int) -> bytes:
+    """A JPEG of a libvips image, by Pillow, whose encoder is the faster one."""
+    size = (picture.width, picture.height)
+    image = Image.frombuffer("RGB", size, picture.write_to_memory(), "raw", "RGB", 0, 1)
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=quality)
+    return sink.getvalue()
