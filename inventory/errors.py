@@ -63,7 +63,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
             if isinstance(error, Http404 | PermissionDenied):
                 return _response(status, code, str(error) or message)
             log = logger.error if status >= 500 else logger.warning
-            log("%s: %s %s", code, error, getattr(error, "key", ""))
+            # What cannot be understood is not logged either.
+            log("%s: %s", code, type(error).__name__ if status == 400 else repr(error))
             response = _response(status, code, message)
             if status == 503:
                 response["Retry-After"] = str(serving().retry_after)

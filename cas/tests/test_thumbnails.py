@@ -136,12 +136,13 @@ def test_waiting_too_long_is_a_503(
     digest = put(disk_store, jpeg(40, 30))
     settings.CAS_THUMBNAIL_WAIT = 0.05
     settings.CAS_THUMBNAIL_CONCURRENCY = 1
+    settings.CAS_RETRY_AFTER = 17
     locks = settings.CAS_THUMBNAIL_CACHE_DIR / f"renderer-{RENDERER}" / "locks"
     locks.mkdir(parents=True)
     with semaphore(locks, 1, time.monotonic()):
         response = client.get(f"/api/cas/{digest}?thumbnail=20")
     assert response.status_code == 503
-    assert response.headers["Retry-After"]
+    assert response.headers["Retry-After"] == "17"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.json()["error"]["code"] == "busy"
     assert client.get(f"/api/cas/{digest}?thumbnail=20").status_code == 200

@@ -48,14 +48,18 @@ def test_unmigrated_rows_are_told_and_are_no_fault(disk_store: BlobStore) -> Non
     assert response.json()["checks"]["unmigrated_attachments"] is True
 
 
-def test_not_ready_without_the_store(disk_store: BlobStore, monkeypatch: Any) -> None:
+def test_not_ready_without_the_store(
+    disk_store: BlobStore, monkeypatch: Any, settings: Any
+) -> None:
+    settings.CAS_RETRY_AFTER = 17
+
     def silent(self: BlobStore, key: str) -> None:
         raise Unreachable("no answer")
 
     monkeypatch.setattr(type(disk_store), "stat", silent)
     response = Client().get("/health/ready")
     assert response.status_code == 503
-    assert response["Retry-After"]
+    assert response["Retry-After"] == "17"
     assert response.json()["checks"]["store"] == "unreachable"
 
 
