@@ -1,4 +1,4 @@
-"""System checks of the configured blob store; they look at the settings and ask no store."""
+"""System checks of the configured blob store; they read the settings and do not connect to a store."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Hasher:
     @property
     def md5(self) -> bytes:
         if not self._md5:
-            raise ValueError("this hasher was told to leave MD5 out")
+            raise ValueError("this hasher does not compute MD5")
         return self._md5.digest()
 
 
@@ -104,7 +104,7 @@ class Readable(Protocol):
 def hash_stream(
     stream: Readable, on_bytes: Callable[[int], None] | None = None, *, with_md5: bool = True
 ) -> Hasher:
-    """Read `stream` to its end in flat memory. `on_bytes` hears each chunk's length."""
+    """Read `stream` to its end in flat memory. `on_bytes` is called with each chunk's length."""
     hasher = Hasher(with_md5=with_md5)
     while chunk := stream.read(CHUNK):
         hasher.update(chunk)

@@ -41,7 +41,7 @@ _ATTR_CHAR: Final = "!#$&+-.^_`|~"
 
 
 class Unsatisfiable(Exception):
-    """The range starts behind the end of a representation of `size` bytes (§15.5.17)."""
+    """The range starts after the end of a representation of `size` bytes (§15.5.17)."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the range lies outside the {size} bytes there are")
@@ -50,7 +50,7 @@ class Unsatisfiable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RangeRequest:
-    """One byte range as asked for; which bytes that is depends on the size (§14.1.2).
+    """One byte range of a request; which bytes that is depends on the size (§14.1.2).
 
     `first` None means the last `last` bytes; `last` None means up to the end.
     """
@@ -103,7 +103,7 @@ def is_plain_range(header: str) -> bool:
 
 
 def _position(digits: str) -> int | None:
-    """A byte position; one with more digits than Python parses is behind the end of any file."""
+    """A byte position; one with more digits than Python parses is after the end of any file."""
     if not digits:
         return None
     return int(digits) if len(digits) <= _PARSEABLE_DIGITS else 10**_PARSEABLE_DIGITS
@@ -134,7 +134,7 @@ def _is_weak(etag: str) -> bool:
 
 
 def effective_type(content_type: str, disposition: str) -> tuple[str, str]:
-    """The content type and disposition that are safe to send for what was asked.
+    """The content type and disposition that are safe to send for the requested ones.
 
     Anything not known to be harmless is a download, and an active type loses its name as well:
     an attachment can still be pulled in by a page as a script or style sheet.
@@ -175,7 +175,7 @@ def security_headers(*, cross_origin: bool) -> dict[str, str]:
 
 
 class BoundedReader:
-    """Exactly `length` bytes of `source` from where it stands, and an error if it has fewer.
+    """Exactly `length` bytes of `source` from its position on, and an error if it has fewer.
 
     A source that is a file on disk keeps its `fileno()`, so that the server can use sendfile:
     it starts at the descriptor's position and sends Content-Length bytes.
@@ -206,7 +206,7 @@ class BoundedReader:
 
     @property
     def cut_short(self) -> bool:
-        """Whether the file has shrunk below what was promised; sendfile would not tell."""
+        """Whether the file is shorter than Content-Length by now; sendfile would not report it."""
         if self._end is None or self._source.closed:
             return False
         return os.fstat(self._source.fileno()).st_size < self._end

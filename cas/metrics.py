@@ -13,8 +13,8 @@ RESPONSE_SECONDS = Histogram(
 )
 THUMBNAIL_SECONDS = Histogram(
     "cas_thumbnail_seconds",
-    "Time until a thumbnail is available, by where it came from.",
-    ["cache"],
+    "Time it took to make a thumbnail, waiting included, by what it was made of.",
+    ["source"],
     buckets=_BUCKETS,
 )
 THUMBNAIL_HITS = Counter("cas_thumbnail_cache_hits", "Thumbnails found finished in the cache.")

@@ -47,9 +47,9 @@ def blob_headers(etag: str, cache_control: str, content_type: str) -> dict[str, 
 
 
 class BlobResponse(StreamingHttpResponse):
-    """Streams a blob of `size` bytes or a range of it, 200 or 206; `body` stands at the first byte.
+    """Streams a blob of `size` bytes or a range of it, 200 or 206; `body` is at its first byte.
 
-    A server with a file wrapper (PEP 3333) sends the file behind it by itself.
+    A server with a file wrapper (PEP 3333) gets `file_to_stream` to send.
     """
 
     block_size: Final = 256 * 1024

@@ -62,7 +62,7 @@ def _make_account(password_file: Path) -> None:
     if users.filter(is_superuser=True).exists():
         return
     password = secrets.token_urlsafe(16)
-    # The file first: an account whose password nobody knows would be of no use.
+    # The file first: an account with an unknown password would be of no use.
     password_file.unlink(missing_ok=True)
     with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(password + "\n")

@@ -36,6 +36,6 @@ def logging_settings(level: str) -> dict[str, Any]:
             }
         },
         "root": {"handlers": ["stderr"], "level": level},
-        # Django's own handlers would print in another shape, or mail nobody.
+        # Django's own handlers would print in another format, or send mail.
         "loggers": {"django": {"handlers": [], "level": "INFO", "propagate": True}},
     }

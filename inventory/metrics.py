@@ -32,7 +32,7 @@ COUNTING_COMMANDS: Final = frozenset(
         "import_legacy",
     }
 )
-"""Commands whose counts belong on the server's page; others would only leave files behind."""
+"""Commands whose counts are on the server's page; others would only leave files there."""
 
 
 def share(data_dir: Path, environment: MutableMapping[str, str]) -> Path:

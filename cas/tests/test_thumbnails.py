@@ -24,7 +24,7 @@ from cas.storage.disk import DiskBlobStorage
 from cas.tests.conftest import ReadingClient, put
 from cas.tests.pictures import jpeg
 from cas.thumbnails.decode import NotAnImage
-from cas.thumbnails.render import RENDERER, CacheResult, Thumbnail, thumbnail
+from cas.thumbnails.render import RENDERER, Source, Thumbnail, thumbnail
 from cas.thumbnails.single_flight import semaphore, single_flight
 from tests.s3 import S3Server
 
@@ -34,12 +34,12 @@ def digest(store: BlobStore) -> Digest:
     return put(store, jpeg(1600, 1200))
 
 
-def make(store: BlobStore, digest: Digest, size: int = 150) -> tuple[bytes, CacheResult]:
+def make(store: BlobStore, digest: Digest, size: int = 150) -> tuple[bytes, Source]:
     made: Thumbnail = thumbnail(store, digest.key, digest.hex, size)
     with made.body as body:
         data = body.read()
     assert len(data) == made.size
-    return data, made.found
+    return data, made.source
 
 
 class Counting:
@@ -57,7 +57,7 @@ class Counting:
 def test_the_second_request_is_a_hit(store: BlobStore, digest: Digest) -> None:
     counting: Any = Counting(store)
     first, second = make(counting, digest), make(counting, digest)
-    assert (first[1], second[1]) == (CacheResult.MISS, CacheResult.HIT)
+    assert (first[1], second[1]) == (Source.BLOB, Source.CACHE)
     assert first[0] == second[0]
     assert counting.reads == 1
     names = {path.name for path in serving().thumbnail_cache_dir.rglob("*.jpg")}
@@ -69,7 +69,7 @@ def test_another_size_does_not_read_the_store(store: BlobStore, digest: Digest) 
     make(counting, digest, 150)
     for size in (32, 300, 400):
         data, found = make(counting, digest, size)
-        assert found is CacheResult.BASE
+        assert found is Source.BASE
         assert Image.open(io.BytesIO(data)).size == (size, size * 3 // 4)
     assert counting.reads == 1
 
@@ -78,7 +78,7 @@ def test_a_size_larger_than_the_kept_picture_is_made_anew(store: BlobStore, dige
     counting: Any = Counting(store)
     make(counting, digest, 150)
     data, found = make(counting, digest, 1024)
-    assert found is CacheResult.MISS
+    assert found is Source.BLOB
     assert Image.open(io.BytesIO(data)).size == (1024, 768)
     make(counting, digest, 900)
     assert counting.reads == 2
@@ -87,10 +87,10 @@ def test_a_size_larger_than_the_kept_picture_is_made_anew(store: BlobStore, dige
 def test_a_damaged_kept_picture_is_made_anew(store: BlobStore, digest: Digest) -> None:
     make(store, digest, 150)
     # It is kept after the first response; a request for another size waits for it.
-    assert make(store, digest, 100)[1] is CacheResult.BASE
+    assert make(store, digest, 100)[1] is Source.BASE
     (base,) = serving().thumbnail_cache_dir.rglob(f"{digest}_base.jpg")
     base.write_bytes(base.read_bytes()[:300] + b"\xff\xd9")
-    assert make(store, digest, 50)[1] is CacheResult.MISS
+    assert make(store, digest, 50)[1] is Source.BLOB
 
 
 def test_threads_share_one_generation(
@@ -102,7 +102,7 @@ def test_threads_share_one_generation(
         results = list(pool.map(lambda _: make(counting, digest), range(32)))
     assert counting.reads == 1
     assert len({data for data, _ in results}) == 1
-    assert [found for _, found in results].count(CacheResult.MISS) == 1
+    assert [found for _, found in results].count(Source.BLOB) == 1
 
 
 def _process(location: Path, cache: Path, digest: Digest, gate: Any, results: Any) -> None:
@@ -127,7 +127,7 @@ def test_processes_share_one_generation(disk_store: Any, settings: Any) -> None:
     for worker in workers:
         worker.join()
     assert len(found) == 32
-    assert found.count("miss") == 1
+    assert found.count("blob") == 1
 
 
 def test_waiting_too_long_is_a_503(
@@ -166,7 +166,7 @@ def test_an_unusable_cache_does_not_stop_service(
     blocked.write_bytes(b"")
     settings.CAS_THUMBNAIL_CACHE_DIR = blocked
     data, found = make(store, digest, size)
-    assert found is CacheResult.MISS
+    assert found is Source.BLOB
     assert Image.open(io.BytesIO(data)).width == size
 
 

@@ -187,7 +187,7 @@ class _Rewindable(io.RawIOBase):
 
 def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> _Pixels:
     try:
-        # Not Image.open, which would let other decoders look for further pictures behind this.
+        # Not Image.open, which would let other decoders search for further pictures after this.
         with JpegImageFile(cast(BinaryIO, stream)) as image:
             width, height = image.size
             _refuse_bombs(width, height, 1, max_pixels)

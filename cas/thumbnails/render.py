@@ -42,12 +42,12 @@ _BACKGROUND: Final = ThreadPoolExecutor(2, thread_name_prefix="thumbnail-base")
 """Keeps pictures after the response. Starting a thread for each would delay the response."""
 
 
-class CacheResult(StrEnum):
-    """Where a thumbnail came from: the cache, a kept picture, or the blob."""
+class Source(StrEnum):
+    """Where a thumbnail came from; BASE is the kept larger picture."""
 
-    HIT = "hit"
+    CACHE = "cache"
     BASE = "base"
-    MISS = "miss"
+    BLOB = "blob"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Thumbnail:
 
     body: BinaryIO
     size: int
-    found: CacheResult
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,14 @@ def thumbnail(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
     the thumbnail and the others wait for it. Raises Busy, Unrenderable and the store's errors.
     """
     started = time.perf_counter()
-    found = _find_or_make(store, key, name, size)
-    metrics.THUMBNAIL_SECONDS.labels(found.found.value).observe(time.perf_counter() - started)
-    hit = found.found is CacheResult.HIT
-    (metrics.THUMBNAIL_HITS if hit else metrics.THUMBNAIL_MISSES).inc()
-    return found
+    picture = _find_or_make(store, key, name, size)
+    if picture.source is Source.CACHE:
+        metrics.THUMBNAIL_HITS.inc()
+    else:
+        metrics.THUMBNAIL_MISSES.inc()
+        seconds = time.perf_counter() - started
+        metrics.THUMBNAIL_SECONDS.labels(picture.source.value).observe(seconds)
+    return picture
 
 
 def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
@@ -92,23 +95,23 @@ def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail
     cache = ThumbnailCache(directory, settings.thumbnail_cache_bytes)
     wanted = f"{name}_{size}.jpg"
     if cached := cache.open(wanted):
-        return Thumbnail(*cached, CacheResult.HIT)
+        return Thumbnail(*cached, Source.CACHE)
     locks = _prepare(directory)
     deadline = time.monotonic() + settings.thumbnail_wait
     with contextlib.ExitStack() as lock:
         lock.enter_context(single_flight(locks, name, deadline))
         # The request that held the lock before has probably made this very thumbnail.
         if cached := cache.open(wanted):
-            return Thumbnail(*cached, CacheResult.HIT)
-        data, found = _from_base(cache, name, size), CacheResult.BASE
+            return Thumbnail(*cached, Source.CACHE)
+        data, source = _from_base(cache, name, size), Source.BASE
         if data is None:
             with semaphore(locks, settings.thumbnail_concurrency, deadline):
                 rendered = _from_store(store, key, cache, name, size, settings)
-            data, found = rendered.thumbnail, CacheResult.MISS
-            # The lock goes along: a request for another size waits for the kept picture.
+            data, source = rendered.thumbnail, Source.BLOB
+            # The lock is released there: a request for another size waits for the kept picture.
             _BACKGROUND.submit(_keep_base, cache, name, rendered, lock.pop_all())
         cache.put(wanted, data)
-    return Thumbnail(io.BytesIO(data), len(data), found)
+    return Thumbnail(io.BytesIO(data), len(data), source)
 
 
 def _prepare(directory: Path) -> Path:
