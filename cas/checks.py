@@ -1,4 +1,4 @@
-"""System checks of the configured blob store; they read the settings and do not connect to a store."""
+"""System check of the configured blob store; it reads the settings and connects to no store."""
 
 from __future__ import annotations
 
@@ -14,57 +14,37 @@ from django.core.files.storage import InvalidStorageError, storages
 
 from cas.storage import ALIAS, keeps_contract
 
+_STORES = "Use cas.storage.disk.DiskBlobStorage or cas.storage.s3.S3BlobStorage."
+
 
 def check_store(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
     """System check: `STORAGES["attachments"]` is a blob store that can keep its promises."""
+    if found := _problem():
+        problem, hint, id_ = found
+        return [Error(f"STORAGES[{ALIAS!r}] {problem}", hint, id=id_)]
+    return []
+
+
+def _problem() -> tuple[str, str, str] | None:
+    """What is wrong, what to do about it, and the check's id."""
     if ALIAS not in settings.STORAGES:
-        return [
-            Error(
-                f"STORAGES has no {ALIAS!r}.",
-                "Add one with cas.storage.disk.DiskBlobStorage or cas.storage.s3.S3BlobStorage.",
-                id="cas.E020",
-            )
-        ]
+        return "is missing.", _STORES, "cas.E020"
     try:
         store = storages[ALIAS]
     except (InvalidStorageError, ImproperlyConfigured, TypeError) as error:
-        hint = "See the backend's options."
-        return [Error(f"STORAGES[{ALIAS!r}] cannot be used: {error}", hint, id="cas.E021")]
+        return f"cannot be used: {error}", "See the backend's options.", "cas.E021"
     if not keeps_contract(type(store)):
-        return [
-            Error(
-                f"STORAGES[{ALIAS!r}] is {type(store).__name__}, which is not a blob store.",
-                "Use cas.storage.disk.DiskBlobStorage or cas.storage.s3.S3BlobStorage.",
-                id="cas.E022",
-            )
-        ]
-    options = settings.STORAGES[ALIAS].get("OPTIONS", {})
+        return f"is {type(store).__name__}, which is not a blob store.", _STORES, "cas.E022"
     if hasattr(store, "bucket_name"):
-        return _check_bucket(store)
-    return _check_directory(options)
-
-
-def _check_bucket(store: Any) -> list[CheckMessage]:
-    if store.bucket_name:
-        return []
-    hint = "Set OPTIONS['bucket_name']."
-    return [Error(f"STORAGES[{ALIAS!r}] names no bucket.", hint, id="cas.E023")]
-
-
-def _check_directory(options: dict[str, Any]) -> list[CheckMessage]:
-    if not options.get("location"):
+        without = ("names no bucket.", "Set OPTIONS['bucket_name'].", "cas.E023")
+        return None if store.bucket_name else without
+    location = settings.STORAGES[ALIAS].get("OPTIONS", {}).get("location")
+    if not location:
         # Without one, Django would take MEDIA_ROOT, by default the current directory.
-        hint = "Set OPTIONS['location']."
-        return [Error(f"STORAGES[{ALIAS!r}] names no directory.", hint, id="cas.E024")]
-    location = Path(options["location"]).absolute()
+        return "names no directory.", "Set OPTIONS['location'].", "cas.E024"
     for name in ("MEDIA_ROOT", "STATIC_ROOT"):
         served = getattr(settings, name, None)
-        if served and location.is_relative_to(Path(served).absolute()):
-            return [
-                Error(
-                    f"The blobs are below {name}, which a web server may hand out as it is.",
-                    "Move them elsewhere: uploads must pass this application's headers.",
-                    id="cas.E025",
-                )
-            ]
-    return []
+        if served and Path(location).absolute().is_relative_to(Path(served).absolute()):
+            hint = "Move the blobs elsewhere: they must be served with this application's headers."
+            return f"is below {name}, which a web server may serve as it is.", hint, "cas.E025"
+    return None

@@ -94,12 +94,11 @@ def list_of(entry: Kind, several: str) -> Kind:
 
 
 def _boolean(text: str) -> bool:
-    spelled = {"1": True, "true": True, "yes": True, "on": True}
-    spelled |= {"0": False, "false": False, "no": False, "off": False}
-    try:
-        return spelled[text.lower()]
-    except KeyError as error:
-        raise ValueError(text) from error
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text)
 
 
 def _is_url(text: str) -> bool:

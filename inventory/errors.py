@@ -13,15 +13,21 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.db import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
+from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from attachments.maintenance.database import CONNECTION_ERRORS
 from cas.conf import serving
+from cas.responses import error_response
 from cas.storage.base import StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -38,7 +44,9 @@ _RESPONSES: tuple[tuple[Any, int, str, str], ...] = (
     ((SuspiciousOperation, DataError, UnicodeError, RecursionError),
      400, "bad_request", "The request cannot be understood."),
     (IntegrityError, 409, "conflict", "Something changed meanwhile. Look again, then retry."),
-    (CONNECTION_ERRORS, 503, "database_unavailable", "The database does not answer. Try again."),
+    # PostgreSQL ends a session that idles in a transaction with an InternalError.
+    ((OperationalError, InterfaceError, InternalError),
+     503, "database_unavailable", "The database does not answer. Try again."),
 )  # fmt: skip
 """Exceptions and their responses; the first line that fits counts."""
 
@@ -63,8 +71,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
             if isinstance(error, Http404 | PermissionDenied):
                 return _response(status, code, str(error) or message)
             log = logger.error if status >= 500 else logger.warning
-            # What cannot be understood is not logged either.
-            log("%s: %s", code, type(error).__name__ if status == 400 else repr(error))
+            # The text of a bad request's error repeats parts of the request.
+            said = type(error).__name__ if status == 400 else f"{type(error).__name__}: {error}"
+            log("%s: %s %s", code, said, getattr(error, "key", ""))
             response = _response(status, code, message)
             if status == 503:
                 response["Retry-After"] = str(serving().retry_after)
@@ -72,20 +81,11 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     return None
 
 
-def _response(code: int, name: str, message: str, details: Any = None) -> Response:
-    return Response(_body(name, message, details), code, headers={"Cache-Control": "no-store"})
-
-
-def error_response(code: int, name: str, message: str) -> HttpResponse:
-    """The response for an error outside API views."""
-    return JsonResponse(_body(name, message), status=code, headers={"Cache-Control": "no-store"})
-
-
-def _body(code: str, message: str, details: Any = None) -> dict[str, Any]:
+def _response(status: int, code: str, message: str, details: Any = None) -> Response:
     error: dict[str, Any] = {"code": code, "message": message}
     if details is not None:
         error["details"] = details if isinstance(details, dict) else {"non_field_errors": details}
-    return {"error": error}
+    return Response({"error": error}, status, headers={"Cache-Control": "no-store"})
 
 
 def _first_code(codes: Any) -> str:
@@ -102,7 +102,7 @@ def _outside_views(
 
     def handler(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.path.startswith("/api/"):
-            return error_response(code, name, message)
+            return error_response(request, code, name, message)
         return page(request, *args, **kwargs)
 
     return handler

@@ -11,8 +11,9 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
 from cas.conf import serving
+from cas.responses import error_response
 from cas.views import blob
-from inventory.errors import bad_request, error_response
+from inventory.errors import bad_request
 
 API: Final = "/api/"
 BLOBS: Final = "/api/cas/"
@@ -48,7 +49,8 @@ class LoopbackOnlyMiddleware(_Middleware):
         if request.path.startswith(API) and not settings.INVENTORY_ALLOW_OPEN_API:
             peer = request.META.get("REMOTE_ADDR", "")
             if peer and not is_loopback(peer):
-                return error_response(403, "not_local", "The API is open to its own machine only.")
+                message = "The API is open to its own machine only."
+                return error_response(request, 403, "not_local", message)
         return self.get_response(request)
 
 
@@ -80,7 +82,7 @@ class ForeignOriginMiddleware(_Middleware):
             and _is_foreign(request)
         ):
             message = "Requests that another web site causes are refused."
-            return error_response(403, "foreign_origin", message)
+            return error_response(request, 403, "foreign_origin", message)
         return self.get_response(request)
 
 
