@@ -61,7 +61,7 @@ class UnsupportedType(UploadRefused):
     code = "unsupported_type"
 
 
-class TooManyPixels(UploadRefused):
+class ImageTooLarge(UploadRefused):
     """The image has more pixels than this installation decodes."""
 
     status = 422
@@ -219,9 +219,9 @@ def _check_image(path: Path, found: Format) -> None:
             with Image.open(path, formats=[found.pillow]) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
-        raise TooManyPixels("the image has too many pixels") from error
+        raise ImageTooLarge("the image has too many pixels") from error
     except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:
         raise UnsupportedType("the file starts like an image but cannot be opened") from error
     most = serving().thumbnail_max_pixels
     if width * height > most:
-        raise TooManyPixels(f"the image has {width} x {height} pixels; {most} are accepted")
+        raise ImageTooLarge(f"the image has {width} x {height} pixels; {most} are accepted")

@@ -104,7 +104,7 @@ def conditional(
     return response
 
 
-def requested_range(request: HttpRequest, etag: str) -> http.RangeRequest | None:
+def range_of(request: HttpRequest, etag: str) -> http.RangeRequest | None:
     """The range that is asked for. RFC 9110 §14.2 gives it a meaning in GET alone."""
     header = request.META.get("HTTP_RANGE")
     if request.method != "GET" or header is None:
@@ -138,7 +138,7 @@ def translate_errors(view: View[Arguments]) -> View[Arguments]:
     """Decorator: every error of parsing, store and thumbnails as a response, and in the log."""
 
     @wraps(view)
-    def translated(
+    def wrapper(
         request: HttpRequest, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> HttpResponseBase:
         path = request.path
@@ -167,14 +167,14 @@ def translate_errors(view: View[Arguments]) -> View[Arguments]:
             log.error("cannot serve %s: %s: %s (%s)", path, error.code, error, error.key)
             return error_response(request, 500, error.code, "The store failed.")
 
-    return translated
+    return wrapper
 
 
 def public_endpoint(view: View[Arguments]) -> View[Arguments]:
     """Decorator: a view for GET and HEAD, counted, and open to the origins that CORS allows."""
 
     @wraps(view)
-    def endpoint(
+    def wrapper(
         request: HttpRequest, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> HttpResponseBase:
         started = time.perf_counter()
@@ -194,7 +194,7 @@ def public_endpoint(view: View[Arguments]) -> View[Arguments]:
         RESPONSE_SECONDS.labels(kind).observe(time.perf_counter() - started)
         return response
 
-    return endpoint
+    return wrapper
 
 
 def _allow_origin(request: HttpRequest, response: HttpResponseBase) -> None:

@@ -22,7 +22,7 @@ from cas.responses import (
     conditional,
     head,
     public_endpoint,
-    requested_range,
+    range_of,
     translate_errors,
 )
 from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
@@ -82,7 +82,7 @@ def _blob(
     if answer := conditional(request, etag, headers, lambda: store.stat(key)):
         return answer
     headers["Content-Disposition"] = http.content_disposition(disposition, query.filename)
-    wanted, byte_range = requested_range(request, etag), None
+    wanted, byte_range = range_of(request, etag), None
     if wanted or request.method == "HEAD" or not streamed:
         size = store.stat(key).size
         byte_range = wanted.resolve(size) if wanted else None
@@ -114,7 +114,7 @@ def _thumbnail(
         unless_sent.enter_context(picture.body)
         if request.method == "HEAD":
             return head(headers, picture.size)
-        wanted = requested_range(request, etag)
+        wanted = range_of(request, etag)
         byte_range = wanted.resolve(picture.size) if wanted else None
         picture.body.seek(byte_range.start if byte_range else 0)
         response = BlobResponse(picture.body, picture.size, byte_range, headers)

@@ -97,13 +97,13 @@ def test_each_kind_has_its_own_limit(received, settings):
 
 def test_a_bomb_is_refused_before_it_is_decoded(received, settings):
     settings.CAS_THUMBNAIL_MAX_PIXELS = 99 * 100
-    with pytest.raises(uploads.TooManyPixels):
+    with pytest.raises(uploads.ImageTooLarge):
         uploads.stage(received(picture(size=(100, 100))))
 
 
 def test_pillows_own_bomb_error_is_a_refusal_too(received, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(uploads.TooManyPixels):
+    with pytest.raises(uploads.ImageTooLarge):
         uploads.stage(received(picture(size=(100, 100))))
 
 

@@ -103,15 +103,16 @@ def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail
         # The request that held the lock before has probably made this very thumbnail.
         if cached := cache.open(wanted):
             return Thumbnail(*cached, Source.CACHE)
-        data, source = _from_base(cache, name, size), Source.BASE
-        if data is None:
-            with semaphore(locks, settings.thumbnail_concurrency, deadline):
-                rendered = _from_store(store, key, cache, name, size, settings)
-            data, source = rendered.thumbnail, Source.BLOB
-            # The lock is released there: a request for another size waits for the kept picture.
-            _BACKGROUND.submit(_keep_base, cache, name, rendered, lock.pop_all())
-        cache.put(wanted, data)
-    return Thumbnail(io.BytesIO(data), len(data), source)
+        if data := _from_base(cache, name, size):
+            cache.put(wanted, data)
+            return Thumbnail(io.BytesIO(data), len(data), Source.BASE)
+        with semaphore(locks, settings.thumbnail_concurrency, deadline):
+            rendered = _from_store(store, key, cache, name, size, settings)
+        cache.put(wanted, rendered.thumbnail)
+        # The lock is released there: a request for another size waits for the kept picture.
+        _BACKGROUND.submit(_keep_base, cache, name, rendered, lock.pop_all())
+    data = rendered.thumbnail
+    return Thumbnail(io.BytesIO(data), len(data), Source.BLOB)
 
 
 def _prepare(directory: Path) -> Path:

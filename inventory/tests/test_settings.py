@@ -194,6 +194,12 @@ def test_the_reference_is_made_of_the_settings() -> None:
     assert len(listed) == len(set(listed)) > 40
 
 
+def test_every_row_of_the_table_is_read() -> None:
+    from inventory import settings
+
+    assert settings._environment._known == set(settings._table)
+
+
 def test_only_settings_read_the_environment() -> None:
     """A variable read anywhere else would be in no error, and in no list."""
     allowed = {"inventory/settings.py", "inventory/serve.py", "inventory/first_run.py"}
