@@ -19,10 +19,10 @@ class Format:
     """An accepted format. `starts` tells whether a file that starts with these bytes has it.
 
     Only `pillow`, one of Pillow's decoders, may open an image at upload; a format without one is
-    no image. Its thumbnails are decoded by libvips if it names a loader (operation class and
-    function), else by Pillow. `weight` is what a pixel counts against CAS_THUMBNAIL_MAX_PIXELS, in
-    units of about five bytes of memory. Browsers display only an `inline` format, which must not
-    run script in the origin of the application.
+    no image. Its thumbnails are decoded by a loader of libvips (operation class and function);
+    JPEG alone names none, as Pillow decodes it faster. `weight` is what a pixel counts against
+    CAS_THUMBNAIL_MAX_PIXELS, in units of about five bytes of memory. Browsers display only an
+    `inline` format, which must not run script in the origin of the application.
     """
 
     name: str
