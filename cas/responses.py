@@ -62,6 +62,8 @@ class BlobResponse(StreamingHttpResponse):
         if byte_range:
             headers["Content-Range"] = f"bytes {first}-{stop - 1}/{size}"
         self.file_to_stream = http.BoundedReader(body, stop - first)
+        # For a file wrapper, Django makes the file's close() the response's.
+        self._close_file = self.file_to_stream.close
         super().__init__(self._blocks(), status=206 if byte_range else 200, headers=headers)
 
     def _blocks(self) -> Iterator[bytes]:
@@ -71,7 +73,7 @@ class BlobResponse(StreamingHttpResponse):
     def close(self) -> None:
         """Raises Corrupt if the file became shorter: the server must then end the connection."""
         cut_short = self.file_to_stream.cut_short
-        self.file_to_stream.close()
+        self._close_file()
         super().close()
         if cut_short:
             raise Corrupt("the file became shorter while it was sent")
