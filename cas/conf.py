@@ -216,11 +216,11 @@ def serving() -> ServingSettings:
     return from_values({name: getattr(settings, name) for name in names})
 
 
-def _forget(**_: Any) -> None:
+def _clear_cache(**_: Any) -> None:
     serving.cache_clear()
 
 
-setting_changed.connect(_forget)
+setting_changed.connect(_clear_cache)
 
 
 def contradictions(current: ServingSettings) -> Iterator[tuple[str, str, str]]:

@@ -33,7 +33,7 @@ class StepFailed(Exception):
 def prepare() -> None:
     """Raises EnvironmentFault, CannotServe, StepFailed, and the database's errors."""
     django.setup()
-    # Told before minutes of work, not after.
+    # Before minutes of work, not after.
     check_address(
         settings.INVENTORY_BIND,
         settings.INVENTORY_PORT,

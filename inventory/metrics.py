@@ -47,7 +47,7 @@ def share(data_dir: Path, environment: MutableMapping[str, str]) -> Path:
     return directory
 
 
-def forget_the_dead(directory: Path) -> None:
+def remove_ended(directory: Path) -> None:
     """Remove the counts of processes that have ended. For a server's start: counts begin anew.
 
     Those of a command that is running meanwhile stay.

@@ -69,7 +69,7 @@ def serve() -> None:
     address, port = settings.INVENTORY_BIND, settings.INVENTORY_PORT
     check_address(address, port, open_api=settings.INVENTORY_ALLOW_OPEN_API)
     counts = metrics.share(settings.DATA_DIR, os.environ)
-    metrics.forget_the_dead(counts)
+    metrics.remove_ended(counts)
     server = Server(
         "inventory.serve:worker_application",
         factory=True,

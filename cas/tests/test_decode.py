@@ -300,7 +300,7 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
         thumb(data)
 
 
-def test_decoders_not_asked_for_are_blocked() -> None:
+def test_other_loaders_are_blocked() -> None:
     import pyvips
 
     for loader, data in (

@@ -262,7 +262,7 @@ def test_a_damaged_picture_is_decoded_once_for_all_who_wait(
     assert counting.reads == 2
 
 
-def test_an_answer_cut_short_does_not_condemn_the_picture(
+def test_a_response_cut_short_says_nothing_about_the_picture(
     s3_store: BlobStore, s3_server: S3Server, client: ReadingClient
 ) -> None:
     digest = put(s3_store, jpeg(1600, 1200))

@@ -14,7 +14,7 @@ from parts.models import Part
 pytestmark = pytest.mark.django_db
 
 
-def test_live_asks_nobody(django_assert_num_queries: Any, monkeypatch: Any) -> None:
+def test_live_needs_neither_of_them(django_assert_num_queries: Any, monkeypatch: Any) -> None:
     def never() -> BlobStore:
         raise AssertionError
 
@@ -34,7 +34,7 @@ def test_ready_with_a_database_and_a_store(store: BlobStore) -> None:
     }
 
 
-def test_unmigrated_rows_are_told_and_are_no_fault(disk_store: BlobStore) -> None:
+def test_unmigrated_rows_are_reported_and_are_no_fault(disk_store: BlobStore) -> None:
     Attachment.objects.create(
         part=Part.objects.create(description="Fuse"),
         attachment_type="pdf",

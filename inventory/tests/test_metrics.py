@@ -43,7 +43,7 @@ def test_listed_networks_may_read(settings: Any) -> None:
     assert get("198.51.100.1", x_forwarded_for="192.0.2.1").status_code == 403
 
 
-def test_counts_of_the_dead_are_forgotten_and_those_of_the_living_kept(tmp_path: Path) -> None:
+def test_counts_of_ended_processes_are_removed_and_no_others(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     ended = process.pid
@@ -53,6 +53,6 @@ def test_counts_of_the_dead_are_forgotten_and_those_of_the_living_kept(tmp_path:
     names = {f"counter_{ended}.db", f"histogram_{ended}.db", f"counter_{os.getpid()}.db"}
     for name in (*names, "note.txt"):
         (directory / name).touch()
-    metrics.forget_the_dead(directory)
+    metrics.remove_ended(directory)
     left = {file.name for file in directory.iterdir()}
     assert left == {f"counter_{os.getpid()}.db", "note.txt"}
