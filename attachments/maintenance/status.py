@@ -136,7 +136,7 @@ def _holds() -> dict[str, int]:
         reasons = column.field.reasons
         rows = column.rows().order_by(*reasons).values_list(*reasons).annotate(Count("pk"))
         for *words, count in rows:
-            counted[" ".join(filter(None, words)) or column.model._meta.verbose_name] = count
+            counted[" ".join(filter(None, words)) or str(column.model._meta.verbose_name)] = count
     return counted
 
 

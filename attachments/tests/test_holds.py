@@ -37,7 +37,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 CLEANUP = ("cleanup_legacy_blobs", "--yes-i-am-sure", "--verify-content", "--json")
 COLLECT = ("collect_garbage", "--yes-i-am-sure", "--grace", "0", "--json")
-State, Release = SourceRow.State, SourceRow.Release
+
 ids = count(1)
 
 
@@ -51,16 +51,18 @@ def allowed(settings: Any) -> None:
     settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
 
 
-def recorded(key: str | None, state: State = State.REFUSED, **fields: Any) -> SourceRow:
+def recorded(
+    key: str | None, state: SourceRow.State = SourceRow.State.REFUSED, **fields: Any
+) -> SourceRow:
     """A row of the older installation `old`, as an import records it."""
-    reason = "invalid" if state is State.REFUSED else ""
+    reason = "invalid" if state is SourceRow.State.REFUSED else ""
     given = {"source": "old", "source_table": "part_attachments", "reason_code": reason, **fields}
     return SourceRow.objects.create(
         source_id=str(next(ids)), object_key=key, state=state, tried_at=timezone.now(), **given
     )
 
 
-def release(cause: Release, **which: Any) -> None:
+def release(cause: SourceRow.Release, **which: Any) -> None:
     rows = SourceRow.objects.filter(released_at__isnull=True, **which)
     rows.update(released_at=timezone.now(), release_cause=cause)
 
@@ -82,12 +84,12 @@ class Move:
     def __init__(self, store: BlobStore, part: Part, path: Path) -> None:
         self.accepted = [make_legacy(store, part, content).s3_key or "" for content in (b"a", b"b")]
         for key in self.accepted:
-            recorded(key, State.ACCEPTED)
+            recorded(key, SourceRow.State.ACCEPTED)
         # Its last part has spaces, which no key of ours has.
         self.accepted.append("parts/7/attachments/data sheet.pdf")
         put(store, self.accepted[-1], b"c")
         make_row(part, self.accepted[-1], 1)
-        recorded(self.accepted[-1], State.ACCEPTED)
+        recorded(self.accepted[-1], SourceRow.State.ACCEPTED)
         self.refused = [legacy_key(part), "parts/9/attachments/not a uuid.jpg"]
         for key in self.refused:
             put(store, key, b"refused")
@@ -96,7 +98,7 @@ class Move:
         recorded(self.refused_blob)
         self.untried = legacy_key(part)
         put(store, self.untried, b"untried")
-        recorded(self.untried, State.UNTRIED)
+        recorded(self.untried, SourceRow.State.UNTRIED)
         recorded(legacy_key(part), reason_code="absent")
         recorded(Digest.of(b"nowhere").key, reason_code="absent")
         recorded(None)
@@ -139,14 +141,14 @@ def test_retiring_a_source_frees_the_accepted_rows_objects_and_no_other(
 ) -> None:
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     before = keys_of(store)
-    release(Release.RETIRED, state=State.ACCEPTED)
+    release(SourceRow.Release.RETIRED, state=SourceRow.State.ACCEPTED)
     status, output = run(*CLEANUP)
     assert status == 0, output
     assert before - keys_of(store) == set(move.accepted)
     assert run(*COLLECT)[0] == 0
     assert before - keys_of(store) == set(move.accepted)
     assert_whole(store)
-    release(Release.FORGOTTEN, state=State.REFUSED)
+    release(SourceRow.Release.FORGOTTEN, state=SourceRow.State.REFUSED)
     assert run(*CLEANUP)[0] == 0
     assert run(*COLLECT, "--max-delete-percent", "50")[0] == 0
     gone = {*move.accepted, *move.refused, move.refused_blob}
@@ -165,12 +167,12 @@ def test_a_source_with_cas_keys_holds_its_blobs(
     key = put_blob(store, b"shared", tmp_path)
     row = make_row(part, key, 6)
     make_row(part, put_blob(store, b"other", tmp_path), 5)
-    recorded(key, State.ACCEPTED)
+    recorded(key, SourceRow.State.ACCEPTED)
     row.delete()
     status, output = run(*COLLECT)
     assert (status, summary_of(output)["held"]) == (0, 1)
     assert Digest.from_key(key) in blobs(store)
-    release(Release.RETIRED)
+    release(SourceRow.Release.RETIRED)
     assert run(*COLLECT)[0] == 0
     assert Digest.from_key(key) not in blobs(store)
 
@@ -180,7 +182,7 @@ def test_what_stays_is_reported_with_the_reason(
     store: BlobStore, move: Move, tmp_path: Path
 ) -> None:
     run("migrate_to_cas", "--yes-i-am-sure")
-    release(Release.RETIRED, state=State.ACCEPTED)
+    release(SourceRow.Release.RETIRED, state=SourceRow.State.ACCEPTED)
     put(store, "backup.tar", b"keep")
     before = keys_of(store)
     report = tmp_path / "report.jsonl"
@@ -219,8 +221,8 @@ def test_a_held_key_is_counted_as_nothing_else(store: BlobStore, part: Part) -> 
 @on_disk
 def test_the_status_says_why_objects_are_held(store: BlobStore, move: Move) -> None:
     recorded(legacy_key(Part.objects.get()), source="older")
-    recorded("parts/x", State.ACCEPTED, source="older")
-    release(Release.RETIRED, state=State.ACCEPTED, source="older")
+    recorded("parts/x", SourceRow.State.ACCEPTED, source="older")
+    release(SourceRow.Release.RETIRED, state=SourceRow.State.ACCEPTED, source="older")
     _, output = run("migration_status", "--json")
     holds = {
         "old accepted": 3,
@@ -284,7 +286,7 @@ def test_a_corrupt_blob_that_only_a_hold_names_stays_where_it_is(
     assert status == ExitStatus.DAMAGE_FOUND, output
     assert (summary["corrupt"], summary["quarantined"]) == (1, 0)
     assert keys_of(store) == {key}
-    release(Release.FORGOTTEN)
+    release(SourceRow.Release.FORGOTTEN)
     _, output = run("verify_cas", "--repair", "--yes-i-am-sure", "--json", "--read-all")
     assert summary_of(output)["quarantined"] == 1
 
@@ -315,10 +317,10 @@ def test_holds_are_looked_up_for_each_portion(
     keys = [make_legacy(store, part, content).s3_key or "" for content in contents]
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     for key in keys:
-        recorded(key, State.ACCEPTED)
+        recorded(key, SourceRow.State.ACCEPTED)
     held = sorted(keys)[1::2]
     SourceRow.objects.exclude(object_key__in=held).update(
-        released_at=timezone.now(), release_cause=Release.RETIRED
+        released_at=timezone.now(), release_cause=SourceRow.Release.RETIRED
     )
     deleted: list[str] = []
     real = store.remove_many
