@@ -15,9 +15,10 @@ from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments.maintenance.content import verify_content
-from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
+from attachments.maintenance.database import LEGACY_LAYOUT, LockLost, require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
@@ -79,12 +80,29 @@ def cleanup(options: CleanupOptions, output: Output) -> CleanupSummary:
             raise Halt(
                 ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
             )
-        with run_lock(LEGACY_LAYOUT):
-            referenced = check_complete(store, run)
-            if options.verify_content:
-                verify_content(store, run, workers=options.workers, total=referenced)
-            _delete(store, options, summary, run)
+        tries = Tries(run.stop)
+        while True:
+            deleted = summary.deleted
+            try:
+                with run_lock(LEGACY_LAYOUT, retry=run.query):
+                    _check_and_delete(store, options, summary, run)
+                break
+            except LockLost as lost:
+                # Another run may have been at it since: everything is checked again.
+                if summary.deleted > deleted:
+                    tries.succeeded()
+                tries.failed(lost)
     return summary
+
+
+def _check_and_delete(
+    store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
+) -> None:
+    referenced = check_complete(store, run)
+    if options.verify_content:
+        verify_content(store, run, workers=options.workers, total=referenced)
+    summary.too_young = summary.unknown = 0
+    _delete(store, options, summary, run)
 
 
 def check_complete(store: BlobStore, run: Run) -> int:
@@ -96,7 +114,7 @@ def check_complete(store: BlobStore, run: Run) -> int:
     _check_all_migrated(run.stop)
     referenced = 0
     damaged: list[Entry] = []
-    for entry in run.watch("checked", survey(store, CAS_PREFIX)):
+    for entry in run.watch("checked", survey(store, CAS_PREFIX, run.stop)):
         referenced += not entry.unreferenced
         if entry.missing or entry.wrong_size:
             damaged.append(entry)
@@ -114,7 +132,7 @@ def check_complete(store: BlobStore, run: Run) -> int:
 
 
 def _check_all_migrated(stop: Stop) -> None:
-    left = patiently(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
+    left = query(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
     if left:
         named = ", ".join(f"row {pk} ({key})" for pk, key in left[:SAMPLES])
         more = ", and more" if len(left) > SAMPLES else ""
@@ -140,7 +158,7 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
         _check_unreferenced(batch, run.stop)
         if options.dry_run:
             return would_delete(batch)
-        patiently(partial(require_lock, LEGACY_LAYOUT), run.stop)
+        query(partial(require_lock, LEGACY_LAYOUT), run.stop)
         return store.remove_many([stat.key for stat in batch])
 
     run.progress.begin("would delete" if options.dry_run else "deleted")
@@ -154,7 +172,7 @@ def _deletable(
 ) -> Iterator[BlobStat]:
     """The legacy objects that are old enough. What does not look like one is listed instead."""
     newest = timezone.now() - options.min_age
-    for stat in outside_cas(store):
+    for stat in outside_cas(store, run.stop):
         run.progress.show_if_due()
         if not LEGACY_KEY.match(stat.key):
             # Left alone and passed by for as long as it takes, and so a signal must end it.
@@ -169,14 +187,14 @@ def _deletable(
             yield stat
 
 
-def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
+def outside_cas(store: BlobStore, stop: Stop) -> Iterator[BlobStat]:
     """Every object that is not below `cas/`, without listing what is."""
-    for stat in store.scan(""):
+    for stat in listed(store, "", stop):
         if stat.key >= CAS_PREFIX:
             break
         yield stat
     # "0" is the byte after "/": every key below `cas/` sorts before it.
-    for stat in store.scan("", after=CAS_PREFIX[:-1] + "0"):
+    for stat in listed(store, "", stop, after=CAS_PREFIX[:-1] + "0"):
         if not stat.key.startswith(CAS_PREFIX):
             yield stat
 
@@ -187,7 +205,7 @@ def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
     for label, column in REFERENCE_COLUMNS:
         model: Any = apps.get_model(label)
         rows = model._default_manager.filter(**{f"{column}__in": keys}).values_list("pk", column)
-        found = patiently(rows.first, stop)
+        found = query(rows.first, stop)
         if found:
             raise Halt(
                 ExitStatus.REFUSED,

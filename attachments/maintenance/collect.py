@@ -23,6 +23,7 @@ from attachments.maintenance.clocks import MOST_APART, check_clocks, database_no
 from attachments.maintenance.database import require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import survey
@@ -99,11 +100,15 @@ def collect(options: CollectOptions, output: Output) -> CollectSummary:
     """Collect, or with `dry_run` only find. Raises Halt if there can be no report."""
     store = attachment_store()
     summary = CollectSummary(dry_run=options.dry_run)
-    with running(summary, output) as run, run_lock(RUN):
+    with (
+        running(summary, output) as run,
+        # Each batch looks for references again under its digests' locks, whoever ran meanwhile.
+        run_lock(RUN, taken_again=True, retry=run.query),
+    ):
         if not options.dry_run:
-            check_clocks(store)
-            forget_condemned()
-        now = database_now()
+            Tries(run.stop).of(partial(check_clocks, store))
+            run.query(forget_condemned)
+        now = run.query(database_now)
         older_than = now - options.grace
         _plan(store, older_than, now, summary, run)
         _refuse_abnormal_share(options, summary)
@@ -117,7 +122,7 @@ def _plan(
     store: BlobStore, older_than: datetime, now: datetime, summary: CollectSummary, run: Run
 ) -> None:
     """Survey everything before anything is deleted: a listing cut short raises in here."""
-    for entry in run.watch("listed", survey(store, CAS_PREFIX)):
+    for entry in run.watch("listed", survey(store, CAS_PREFIX, run.stop)):
         if entry.stat is None:
             raise Halt(
                 ExitStatus.DAMAGE_FOUND,
@@ -167,26 +172,27 @@ def _collect(
     # No more than was planned: what has become garbage since has not been weighed.
     candidates = islice(_candidates(store, older_than, run), summary.garbage)
     run.progress.begin("would delete" if summary.dry_run else "deleted", summary.garbage)
-    delete = would_delete if summary.dry_run else partial(_delete, store, summary)
+    delete = would_delete if summary.dry_run else partial(_delete, store, summary, run)
     for _ in deletions(candidates, BATCH, delete, summary, run, (COLLECTED, COLLECTED_BYTES)):
         summary.collected += 1
 
 
 def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[BlobStat]:
     """Old blobs that no row seems to reference: a look without locks, to lock only those."""
-    listed = (s for s in store.scan(CAS_PREFIX) if is_cas_key(s.key) and s.modified < older_than)
-    while batch := {Digest.from_key(stat.key): stat for stat in islice(listed, BATCH)}:
+    stats = listed(store, CAS_PREFIX, run.stop)
+    old = (stat for stat in stats if is_cas_key(stat.key) and stat.modified < older_than)
+    while batch := {Digest.from_key(stat.key): stat for stat in islice(old, BATCH)}:
         run.stop.check()
         run.progress.show_if_due()
-        referenced = references.referenced(set(batch))
+        referenced = run.query(partial(references.referenced, set(batch)))
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 
 def _delete(
-    store: BlobStore, summary: CollectSummary, batch: Sequence[BlobStat]
+    store: BlobStore, summary: CollectSummary, run: Run, batch: Sequence[BlobStat]
 ) -> Iterator[Outcome]:
     """Delete what of the batch is garbage once its digests are locked."""
-    require_lock(RUN)
+    run.query(partial(require_lock, RUN))
     digests = {Digest.from_key(stat.key) for stat in batch}
     with references.collecting(store, digests) as exclusion:
         summary.in_use += len(digests - exclusion.removable)

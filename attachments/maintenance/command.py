@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from attachments.maintenance import run
 from attachments.maintenance.frame import UNAVAILABLE, Output, told
 from attachments.maintenance.progress import human_bytes
 from attachments.maintenance.run import ExitStatus, Halt
@@ -42,13 +43,19 @@ class MaintenanceCommand(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         output = Output(
-            self.stdout if options["json"] else self.stderr, options["json"], options.get("report")
+            self.stdout if options["json"] else self.stderr,
+            options["json"],
+            options.get("report"),
+            options["patience"],
         )
         try:
             summary = self.run_maintenance(options, output)
             command = self.next_command(summary, options)
         except Halt as halt:
             summary = RunSummary(status=halt.status, reason=str(halt))
+            command = self.again(options)
+        except KeyboardInterrupt:
+            summary = RunSummary(status=ExitStatus.INTERRUPTED, reason="SIGINT, before the run")
             command = self.again(options)
         except UNAVAILABLE as error:
             summary = RunSummary(status=ExitStatus.UNAVAILABLE, reason=told(error))
@@ -137,6 +144,10 @@ def add_output(parser: CommandParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="append one JSON line for every item to FILE"
     )
+    parser.add_argument(
+        "--patience", type=duration, default=Duration(run.PATIENCE_SECONDS), metavar="TIME",
+        help="wait so long for a store or database that does not answer (default: 10m)",
+    )  # fmt: skip
 
 
 def positive(text: str) -> int:

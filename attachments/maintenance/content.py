@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from attachments.maintenance.attempts import Attempts
 from attachments.maintenance.frame import Run
 from attachments.maintenance.pacing import Pace
 from attachments.maintenance.pool import Pool
+from attachments.maintenance.retry import Tries
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.survey import survey
 from cas.digest import CAS_PREFIX
@@ -35,14 +35,16 @@ def verify_content(store: BlobStore, run: Run, *, workers: int, total: int) -> N
     def hashed(key: str) -> Iterator[Hashed]:
         try:
             # One answer that does not come must not be the end of hours of reading.
-            digest, stat = Attempts(pace, run.stop, store).of(partial(store.digest_of, key))
+            digest, stat = Tries(run.stop, store, pace).of(partial(store.digest_of, key))
         except (Absent, Corrupt):
             yield Hashed(key, 0, intact=False)
         else:
             yield Hashed(key, stat.size, digest.key == key)
 
     pool = Pool[str, Hashed](hashed, pace=pace, stop=run.stop)
-    referenced = (entry.key for entry in survey(store, CAS_PREFIX) if not entry.unreferenced)
+    referenced = (
+        entry.key for entry in survey(store, CAS_PREFIX, run.stop) if not entry.unreferenced
+    )
     run.progress.begin("hashed", total)
     for result in pool.run(referenced):
         if result is not None:

@@ -12,12 +12,13 @@ from django.db import connection
 from django.db.models import F, Max
 from prometheus_client import Counter as Metric
 
-from attachments.maintenance.database import LEGACY_LAYOUT, patiently, run_lock
+from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
 from attachments.maintenance.preflight import check_before_migrating
 from attachments.maintenance.rehearsal import Rehearsal
+from attachments.maintenance.retry import query
 from attachments.maintenance.rows import Blocks, Group, IdRange, unmigrated
 from attachments.maintenance.run import ExitStatus, Stop, limited
 from attachments.maintenance.summary import RunSummary
@@ -152,17 +153,27 @@ def migrate(options: MigrationOptions, output: Output) -> MigrationSummary:
     """Migrate what is left, or rehearse it. Raises Halt if the report cannot be opened."""
     summary = MigrationSummary(dry_run=options.dry_run)
     # On PostgreSQL several migrations share the work; a cleanup waits until all have ended.
-    with running(summary, output) as run, run_lock(LEGACY_LAYOUT, shared=True):
+    with (
+        running(summary, output) as run,
+        run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
+    ):
         run.stop.after(options.max_seconds)
         check_before_migrating(attachment_store(), run.stop, write=not options.dry_run)
         if not options.dry_run:
-            patiently(_try_to_write, run.stop)
-        patiently(partial(summary.plan, options.ids), run.stop)
+            run.query(_try_to_write)
+        run.query(partial(summary.plan, options.ids))
         with ending(run.stop):
             _transfer(options, summary, run)
-        connection.close_if_unusable_or_obsolete()
-        patiently(partial(summary.count_left, options.ids), Stop())
+        # A run that is asked to end waits for nothing any more.
+        patience = 0 if run.stop.requested else run.stop.patience
+        query(partial(_count_left, summary, options.ids), Stop(patience))
     return summary
+
+
+def _count_left(summary: MigrationSummary, ids: IdRange) -> None:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+    summary.count_left(ids)
 
 
 def _try_to_write() -> None:

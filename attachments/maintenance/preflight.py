@@ -14,8 +14,7 @@ from typing import Final
 from django.conf import settings
 
 from attachments.locks import storing
-from attachments.maintenance.attempts import Attempts
-from attachments.maintenance.pacing import Pace
+from attachments.maintenance.retry import Tries
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.models import LEGACY_PREFIX
 from cas.digest import Digest, Hasher
@@ -40,11 +39,11 @@ def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None
             "new uploads do not go to their digest: FILE_UPLOAD_HANDLERS must begin with "
             + UPLOAD_HANDLER,
         )
-    attempts = Attempts(Pace(1), stop, store)
+    tries = Tries(stop)
     try:
-        attempts.of(partial(_list_and_read, store))
+        tries.of(partial(_list_and_read, store))
         if write:
-            attempts.of(partial(_write_and_read_back, store))
+            tries.of(partial(_write_and_read_back, store))
     except StoreError as error:
         raise Halt(
             ExitStatus.UNAVAILABLE, f"the store failed the check before the first row: {error}"

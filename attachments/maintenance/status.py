@@ -13,7 +13,7 @@ from django.db.models import Count, Max, Q, Sum
 from attachments.maintenance.database import LEGACY_LAYOUT, LOCK_SPACE
 from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.rows import CAS_KEY
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.run import ExitStatus, Stop
 from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX, Attachment
@@ -130,14 +130,14 @@ def look(output: Output, *, objects: bool) -> StatusSummary:
     """
     summary = StatusSummary()
     with running(summary, output) as run:
-        summary.rows = migration_status()
+        summary.rows = run.query(migration_status)
         if objects:
             _check_objects(attachment_store(), summary, run)
     return summary
 
 
 def _check_objects(store: BlobStore, summary: StatusSummary, run: Run) -> None:
-    for entry in run.watch("checked", _both_layouts(store)):
+    for entry in run.watch("checked", _both_layouts(store, run.stop)):
         summary.checked += 1
         if not (entry.missing or entry.wrong_size):
             continue
@@ -147,9 +147,9 @@ def _check_objects(store: BlobStore, summary: StatusSummary, run: Run) -> None:
         run.report.write({"key": entry.key, "fault": fault, "row": entry.row})
 
 
-def _both_layouts(store: BlobStore) -> Iterator[Entry]:
-    yield from survey(store, CAS_PREFIX)
-    yield from survey(store, LEGACY_PREFIX)
+def _both_layouts(store: BlobStore, stop: Stop) -> Iterator[Entry]:
+    yield from survey(store, CAS_PREFIX, stop)
+    yield from survey(store, LEGACY_PREFIX, stop)
 
 
 def _running() -> int | None:

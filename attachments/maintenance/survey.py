@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +19,9 @@ from django.db import connection
 from django.db.models import Q, Value
 from django.db.models.functions import Collate
 
-from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.database import CONNECTION_ERRORS
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.references import REFERENCE_COLUMNS
 from cas.storage.base import Absent, BlobStat, BlobStore
 
@@ -62,37 +65,42 @@ class Entry:
         return self.rows == 0
 
 
-def survey(store: BlobStore, prefix: str) -> Iterator[Entry]:
+def survey(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
     """Every key below `prefix` that the store holds or a row references, in byte-wise order.
 
     Listing and rows are read while others write. What looks missing or of the wrong size is
     therefore looked at once more, directly, before it is called so; an unreferenced object is
     only a candidate, which whoever deletes must look at again under its lock.
 
-    Raises StoreError if the listing cannot be completed: only a survey that ended without an
-    error has seen everything.
+    Both go on behind what they had given when store or database were away meanwhile. Raises
+    StoreError if the listing cannot be completed: only a survey that ended without an error has
+    seen everything.
     """
-    for entry in _merged(store, prefix):
+    for entry in _merged(store, prefix, stop):
         if not (entry.missing or entry.wrong_size):
             yield entry
-        elif again := look(store, entry.key):
+        elif again := look(store, entry.key, stop):
             yield again
 
 
-def look(store: BlobStore, key: str) -> Entry | None:
+def look(store: BlobStore, key: str, stop: Stop) -> Entry | None:
     """What is at this key and who references it now; None if neither is so. Raises StoreError."""
-    claims = list(heapq.merge(*(_claims(source, {source.column: key}) for source in _sources())))
+    claims = query(partial(_claims_of, key), stop)
     try:
-        stat = store.stat(key)
+        stat = Tries(stop, store).of(partial(store.stat, key))
     except Absent:
         stat = None
     return _entry(key, stat, claims) if claims or stat else None
 
 
-def _merged(store: BlobStore, prefix: str) -> Iterator[Entry]:
-    stats = _ascending(store.scan(prefix))
+def _claims_of(key: str) -> list[Reference]:
+    return list(heapq.merge(*(_claims(source, {source.column: key}) for source in _sources())))
+
+
+def _merged(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
+    stats = _ascending(listed(store, prefix, stop))
     stat = next(stats, None)
-    for key, claims in itertools.groupby(references_below(prefix), key=attrgetter("key")):
+    for key, claims in itertools.groupby(references_below(prefix, stop), key=attrgetter("key")):
         while stat is not None and stat.key < key:
             yield Entry(stat.key, stat, 0, None, None)
             stat = next(stats, None)
@@ -106,10 +114,10 @@ def _merged(store: BlobStore, prefix: str) -> Iterator[Entry]:
         stat = next(stats, None)
 
 
-def references_below(prefix: str) -> Iterator[Reference]:
+def references_below(prefix: str, stop: Stop) -> Iterator[Reference]:
     """Every row's reference below `prefix`, from every registered column, ordered by key."""
     walk = _walk_postgresql if connection.vendor == "postgresql" else _walk_sqlite
-    return heapq.merge(*(walk(source, prefix) for source in _sources()))
+    return heapq.merge(*(walk(source, prefix, stop) for source in _sources()))
 
 
 class _Source(NamedTuple):
@@ -133,20 +141,38 @@ def _claims(source: _Source, condition: dict[str, Any]) -> Iterator[Reference]:
         yield Reference(*found)
 
 
-def _walk_postgresql(source: _Source, prefix: str) -> Iterator[Reference]:
+def _walk_postgresql(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
     """One pass by a server-side cursor: the server sorts once, on its disk if need be.
 
     Object stores list keys by their bytes. The database sorts by its language unless told
-    otherwise, and the merge would then pass keys by.
+    otherwise, and the merge would then pass keys by. A pass whose connection was lost is taken
+    up by another one, behind the last row.
     """
-    rows = source.model._default_manager.filter(**{f"{source.column}__startswith": prefix})
-    ordered = rows.order_by(Collate(source.column, "C"), "pk")
-    named = ordered.values_list(source.column, "pk", source.size)
-    for found in named.iterator(chunk_size=ROWS_AT_A_TIME):
-        yield Reference(*found)
+    column = source.column
+    rows = source.model._default_manager.filter(**{f"{column}__startswith": prefix})
+    rows = rows.alias(bytewise=Collate(column, "C")).order_by("bytewise", "pk")
+    everything = named = rows.values_list(column, "pk", source.size)
+    last: Reference | None = None
+    tries = Tries(stop)
+    try:
+        while True:
+            try:
+                for found in named.iterator(chunk_size=ROWS_AT_A_TIME):
+                    tries.succeeded()
+                    last = Reference(*found)
+                    yield last
+            except CONNECTION_ERRORS as error:
+                tries.failed(error)
+                if last is not None:
+                    behind = Q(bytewise__gt=last.key) | Q(**{column: last.key, "pk__gt": last.row})
+                    named = everything.filter(behind)
+            else:
+                return
+    finally:
+        tries.close()
 
 
-def _walk_sqlite(source: _Source, prefix: str) -> Iterator[Reference]:
+def _walk_sqlite(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
     """Portions along the column's index, which compares bytes.
 
     No statement may stay open between two of them: it would pin the connection to an old state
@@ -158,13 +184,13 @@ def _walk_sqlite(source: _Source, prefix: str) -> Iterator[Reference]:
     below = Q(**{f"{column}__gte": prefix, f"{column}__lt": end})
     rows = source.model._default_manager.filter(below).order_by(column, "pk")
     named = rows.values_list(column, "pk", source.size)
-    portion = list(named[:ROWS_AT_A_TIME])
+    portion: list[Any] = query(partial(list, named[:ROWS_AT_A_TIME]), stop)
     while portion:
         for found in portion:
             yield Reference(*found)
         key, row, _size = portion[-1]
         behind = Q(**{f"{column}__gt": key}) | Q(**{column: key, "pk__gt": row})
-        portion = list(named.filter(behind)[:ROWS_AT_A_TIME])
+        portion = query(partial(list, named.filter(behind)[:ROWS_AT_A_TIME]), stop)
 
 
 def _entry(key: str, stat: BlobStat | None, claims: Iterable[Reference]) -> Entry:

@@ -14,9 +14,8 @@ from django.db import ProgrammingError
 
 from attachments import references
 from attachments.locks import Hold
-from attachments.maintenance.attempts import Attempts
-from attachments.maintenance.database import patiently
 from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.retry import Tries, query
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
@@ -128,18 +127,18 @@ class Transfer:
             hold.release()
 
     def _results(self, group: Group, hold: Hold) -> Iterator[RowResult]:
-        attempts = Attempts(self._pace, self._stop, self._store)
+        tries = Tries(self._stop, self._store, self._pace)
         try:
-            ingested = attempts.of(partial(self._ingest, group, hold))
+            ingested = tries.of(partial(self._ingest, group, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
             for row in members(group, self._ids, self._stop):
-                yield _failed(row, group, attempts.taken(), error)
+                yield _failed(row, group, tries.taken(), error)
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, attempts, hold, stored=stored)
+            result = self._row(row, group, ingested, tries, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
@@ -152,7 +151,7 @@ class Transfer:
         ingested = self._acts.ingest(
             group.key,
             self._bandwidth.spend,
-            lambda digest: patiently(partial(hold.take, digest), self._stop),
+            lambda digest: query(partial(hold.take, digest), self._stop),
         )
         if ingested.size != group.size:
             raise RowFault(
@@ -165,18 +164,18 @@ class Transfer:
         row: int,
         group: Group,
         ingested: Ingested,
-        attempts: Attempts,
+        tries: Tries,
         hold: Hold,
         *,
         stored: bool,
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = attempts.of(partial(self._repoint, row, group, digest, hold))
+            moved = tries.of(partial(self._repoint, row, group, digest, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
-            return _failed(row, group, attempts.taken(), error)
+            return _failed(row, group, tries.taken(), error)
         if moved:
             outcome = RowOutcome.MIGRATED if stored else RowOutcome.DEDUPLICATED
             logger.info(
@@ -184,22 +183,22 @@ class Transfer:
                 self._acts.verb, row, group.key, digest.key, digest, outcome,
             )  # fmt: skip
         else:
-            key = patiently(partial(_key_now, row), self._stop)
+            key = query(partial(_key_now, row), self._stop)
             if key is not None and not is_cas_key(key):
                 changed = RowFault("changed", f"the row has come to point at {key}; run this again")
-                return _failed(row, group, attempts.taken(), changed)
+                return _failed(row, group, tries.taken(), changed)
             outcome = RowOutcome.SKIPPED if key is None else RowOutcome.ALREADY_DONE
-        return RowResult(row, group.key, group.size, outcome, attempts.taken(), digest)
+        return RowResult(row, group.key, group.size, outcome, tries.taken(), digest)
 
     def _repoint(self, row: int, group: Group, digest: Digest, hold: Hold) -> bool:
         """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
         repoint = partial(self._acts.repoint, row, group.key, digest, group.size, hold)
         try:
-            return patiently(repoint, self._stop)
+            return query(repoint, self._stop)
         except (Absent, Corrupt):
             # Collected or damaged since it was stored: store it again, and try once more.
             self._ingest(group, hold)
-            return patiently(repoint, self._stop)
+            return query(repoint, self._stop)
 
 
 def _key_now(row: int) -> str | None:

@@ -345,7 +345,7 @@ def test_what_was_found_before_the_store_failed_is_told_and_remembered(
         return real(key, on_bytes)
 
     order = [moved[0], moved[2], moved[1]]
-    monkeypatch.setattr(verify, "_due", lambda before: iter(order))
+    monkeypatch.setattr(verify, "_due", lambda before, stop: iter(order))
     monkeypatch.setattr(store, "digest_of", denied_at_last)
     status, output = run(*VERIFY, "--workers", "1")
     summary = summary_of(output)

@@ -17,8 +17,9 @@ from attachments.maintenance.command import (
 )
 from attachments.maintenance.frame import Output
 from attachments.maintenance.migrate import MigrationOptions, MigrationSummary, migrate
+from attachments.maintenance.retry import query
 from attachments.maintenance.rows import IdRange, unmigrated
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.run import ExitStatus, Stop
 
 
 def id_range(text: str) -> IdRange:
@@ -54,7 +55,7 @@ class Command(MaintenanceCommand):
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> MigrationSummary:
         if self.must_ask(options):
-            rows = unmigrated(options["id_range"]).count()
+            rows = query(unmigrated(options["id_range"]).count, Stop(options["patience"]))
             self.confirm(f"{rows} rows will be moved to content-addressed keys.")
         return migrate(
             MigrationOptions(
