@@ -42,9 +42,8 @@ def verify_content(store: BlobStore, run: Run, *, workers: int, total: int) -> N
             yield Hashed(key, stat.size, digest.key == key)
 
     pool = Pool[str, Hashed](hashed, pace=pace, stop=run.stop)
-    referenced = (
-        entry.key for entry in survey(store, CAS_PREFIX, run.stop) if not entry.unreferenced
-    )
+    entries = survey(store, CAS_PREFIX, run.stop)
+    referenced = (entry.key for entry in entries if entry.referenced)
     run.progress.begin("hashed", total)
     for result in pool.run(referenced):
         if result is not None:

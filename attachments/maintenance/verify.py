@@ -135,6 +135,7 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             # Whether the blob or the row is wrong is to be known in this run.
             due = Verification.objects.filter(digest=digest.hex)
             run.query(partial(due.update, verified_at=NEVER))
+        summary.held += entry.held
         if entry.unreferenced:
             summary.orphans += 1
             summary.orphan_bytes += entry.stat.size
