@@ -23,7 +23,7 @@ from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
-from attachments.maintenance.survey import Entry, survey
+from attachments.maintenance.survey import Entry, survey, wrong_store
 from attachments.models import LEGACY_PREFIX
 from attachments.object_keys import KeyKind
 from cas.digest import CAS_PREFIX
@@ -65,6 +65,8 @@ class CleanupSummary(RunSummary):
     named by one: that installation may have added them since.
     """
 
+    WOULD_BE = {"deleted": "would_be_deleted", "deleted_bytes": "bytes_to_be_deleted"}
+
     deleted: int = 0
     held: int = 0
     too_young: int = 0
@@ -91,7 +93,9 @@ def cleanup(options: CleanupOptions, output: Output) -> CleanupSummary:
     with running(summary, output) as run:
         if not (options.dry_run or settings.CAS_MIGRATION_DELETE_OLD_OBJECTS):
             raise Halt(
-                ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
+                ExitStatus.REFUSED,
+                "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup",
+                first="Set CAS_MIGRATION_DELETE_OLD_OBJECTS=true",
             )
         tries = Tries(run.stop)
         while True:
@@ -111,28 +115,30 @@ def cleanup(options: CleanupOptions, output: Output) -> CleanupSummary:
 def _check_and_delete(
     store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
 ) -> None:
-    referenced = check_complete(store, run)
-    if options.verify_content:
-        verify_content(store, run, workers=options.workers, total=referenced)
+    check_complete(store, run)
+    verify_content(store, run, workers=options.workers, everything=options.verify_content)
     summary.too_young = summary.unknown = summary.held = 0
     _delete(store, options, summary, run)
 
 
-def check_complete(store: BlobStore, run: Run) -> int:
-    """How many objects rows reference. Raises Halt unless every row is migrated and all are whole.
+def check_complete(store: BlobStore, run: Run) -> None:
+    """Raises Halt unless every row is migrated and every object that rows reference is whole.
 
     One listing of `cas/` against one ordered pass over the rows; sizes are compared, contents
     are not.
     """
     _check_all_migrated(run.stop)
-    referenced = 0
+    found = 0
     damaged: list[Entry] = []
     for entry in run.watch("checked", survey(store, CAS_PREFIX, run.stop)):
-        referenced += entry.referenced
         if entry.missing or entry.wrong_size:
             damaged.append(entry)
-            if len(damaged) > SAMPLES:
-                break
+        found += entry.referenced and not entry.missing
+        # Whether it is the right store shows at the first object that is there.
+        if len(damaged) > SAMPLES and found:
+            break
+    if damaged and not found:
+        raise wrong_store(store, len(damaged), damaged[0].key)
     if damaged:
         more = ", and more" if len(damaged) > SAMPLES else ""
         raise Halt(
@@ -141,7 +147,6 @@ def check_complete(store: BlobStore, run: Run) -> int:
             + f"{more}. Nothing was deleted; run verify_cas --repair while the old objects are "
             "still there",
         )
-    return referenced
 
 
 def _check_all_migrated(stop: Stop) -> None:
@@ -153,6 +158,7 @@ def _check_all_migrated(stop: Stop) -> None:
             ExitStatus.REFUSED,
             f"not every row is migrated: {named}{more}. Nothing more was deleted; run "
             "migrate_to_cas first",
+            command="manage.py migrate_to_cas --dry-run",
         )
 
 
@@ -177,7 +183,7 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
         query(partial(require_lock, LEGACY_LAYOUT), run.stop)
         return store.remove_many([stat.key for stat in free])
 
-    run.progress.begin("would delete" if options.dry_run else "deleted")
+    run.progress.begin("would be deleted" if options.dry_run else "deleted")
     metrics = (DELETED_OBJECTS, DELETED_BYTES)
     for _ in deletions(plan, BATCH, delete, summary, run, metrics):
         summary.deleted += 1
@@ -261,4 +267,5 @@ def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
                 ExitStatus.REFUSED,
                 f"row {found[0]} has come to reference {found[1]} meanwhile. Its object and the "
                 "rest were not deleted; run migrate_to_cas first",
+                command="manage.py migrate_to_cas --dry-run",
             )

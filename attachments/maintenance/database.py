@@ -53,13 +53,13 @@ _PASSING_CODES: Final = {
 _PASSING_STATES: Final = {"08", "25", "40", "53", "55", "57", "58"}
 """Classes of SQLSTATE: connections, transactions, resources, locks, operators and the system."""
 
-_MAKE_ROOM: Final = "Make room, then start the command again"
-_MAKE_WRITABLE: Final = "Make it writable, then start the command again"
+_MAKE_ROOM: Final = "Make room for the database"
+_MAKE_WRITABLE: Final = "Make the database writable"
 _CHECK_URL: Final = "Check DATABASE_URL and what the server allows"
 
 _LASTING_CODES: Final = {
-    sqlite3.SQLITE_CANTOPEN: "Check that the directory is there and writable",
-    sqlite3.SQLITE_CORRUPT: "Restore it from a backup",
+    sqlite3.SQLITE_CANTOPEN: "Make sure that the database's directory is there and writable",
+    sqlite3.SQLITE_CORRUPT: "Restore the database from a backup",
     sqlite3.SQLITE_FULL: _MAKE_ROOM,
     sqlite3.SQLITE_NOTADB: "Check DATABASE_URL and INVENTORY_DATA_DIR",
     sqlite3.SQLITE_READONLY: _MAKE_WRITABLE,
@@ -68,7 +68,7 @@ _LASTING_CODES: Final = {
 _LASTING_STATES: Final = (
     ("28", _CHECK_URL),
     ("3D", _CHECK_URL),
-    ("42501", "Grant the right, then start the command again"),
+    ("42501", "Grant the database user the right"),
     ("53100", _MAKE_ROOM),
 )
 
@@ -135,25 +135,21 @@ def is_outage(error: Exception) -> bool:
 
 
 def lasting_fault(error: BaseException) -> str:
-    """What a person must put right before the database can be used at all; empty if nothing.
+    """What a person must do before the database can be used at all; empty if nothing is known.
 
     Of the driver's errors or Django's.
     """
     cause = error.__cause__ or error
     text = " ".join(str(error).split())
-    if is_missing_table(error):
-        return f"the database has not the tables of this version: {text}. Run manage.py migrate"
     code = getattr(cause, "sqlite_errorcode", None)
     if isinstance(cause, sqlite3.Error) and code is not None:
-        cure = _LASTING_CODES.get(code & 0xFF)
-    elif (state := getattr(cause, "sqlstate", None)) is not None:
-        cure = next((cure for start, cure in _LASTING_STATES if state.startswith(start)), None)
-    elif isinstance(cause, psycopg.OperationalError):
+        return _LASTING_CODES.get(code & 0xFF, "")
+    if (state := getattr(cause, "sqlstate", None)) is not None:
+        return next((cure for start, cure in _LASTING_STATES if state.startswith(start)), "")
+    if isinstance(cause, psycopg.OperationalError):
         # A connection that is refused has no state, only the server's words.
-        cure = next((cure for words, cure in _REFUSALS if words in text), None)
-    else:
-        cure = None
-    return f"the database cannot be used: {text}. {cure}" if cure else ""
+        return next((cure for words, cure in _REFUSALS if words in text), "")
+    return ""
 
 
 def is_missing_table(error: BaseException) -> bool:
@@ -257,6 +253,7 @@ def _refuse_lent_sessions() -> None:
                 ExitStatus.REFUSED,
                 "the database is reached through a pooler that lends sessions for a transaction "
                 "at a time, so locks would not hold. Reach it directly, or pool by session",
+                first="Reach the database directly, or pool by session",
             )
     finally:
         other.close()
@@ -322,6 +319,7 @@ def _locked(name: str) -> Halt:
     return Halt(
         ExitStatus.LOCKED,
         f"another maintenance run holds the lock '{name}'; try again when it has ended",
+        first="Wait until the other run has ended",
     )
 
 

@@ -77,6 +77,7 @@ def _record(
         run.report.write({**record, "outcome": "failed", "error": str(error)})
         return
     if summary.dry_run:
+        logger.info("would be deleted: %s, %d bytes", key, size)
         run.report.write({**record, "outcome": "would_delete"})
         return
     counted.labels("deleted").inc()

@@ -14,7 +14,7 @@ from django.core.management.base import OutputWrapper
 from django.db import ProgrammingError
 
 from attachments.maintenance import retry
-from attachments.maintenance.database import CONNECTION_ERRORS, lasting_fault
+from attachments.maintenance.database import CONNECTION_ERRORS
 from attachments.maintenance.progress import Progress
 from attachments.maintenance.report import Report
 from attachments.maintenance.run import (
@@ -106,11 +106,11 @@ def ending(stop: Stop) -> Iterator[None]:
         # The reason has been given already.
         pass
     except Halt as halt:
-        stop.request(halt.status, str(halt))
+        stop.end_by(halt)
     except UNAVAILABLE as error:
-        stop.request(ExitStatus.UNAVAILABLE, told(error))
+        stop.end_by(unavailable(error))
 
 
-def told(error: Exception) -> str:
-    """An error in one line, with what to do where that is known."""
-    return lasting_fault(error) or one_line(error)
+def unavailable(error: Exception) -> Halt:
+    """The end of a run that such an error is."""
+    return retry.lasting_end(error) or Halt(ExitStatus.UNAVAILABLE, one_line(error))

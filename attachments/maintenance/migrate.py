@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.db import connection
 from django.db.models import F, Max
@@ -50,6 +50,10 @@ class MigrationOptions:
     dry_run: bool = False
 
 
+MENDED_BY_HAND: Final = frozenset({"absent", "corrupt", "size_mismatch", "unknown_key"})
+"""Faults of rows that no further run cures: see docs/howto/bad-rows.md."""
+
+
 @dataclass
 class MigrationSummary(RunSummary):
     """Where every planned row went, and every row added meanwhile.
@@ -57,13 +61,21 @@ class MigrationSummary(RunSummary):
     What was planned and what is left is counted in the table, not by a tally. `newest` is the
     largest id when the run began; `added` are rows with a larger one. `left` is None until the
     rows on old keys were counted again, `staying` those of them that this run is finished with.
+    `to_mend` is the first row that a person must mend.
     """
+
+    WOULD_BE = {
+        "migrated": "would_be_migrated",
+        "deduplicated": "would_be_deduplicated",
+        "bytes": "bytes_to_be_stored",
+    }
 
     planned: int = 0
     newest: int = 0
     added: int = 0
     left: int | None = None
     staying: int = 0
+    to_mend: int | None = None
     outcomes: Counter[RowOutcome] = field(default_factory=Counter)
 
     @property
@@ -100,6 +112,8 @@ class MigrationSummary(RunSummary):
     def count(self, result: RowResult) -> None:
         self.outcomes[result.outcome] += 1
         self.retries += result.attempts - 1
+        if result.outcome is RowOutcome.FAILED and result.error_class in MENDED_BY_HAND:
+            self.to_mend = result.id if self.to_mend is None else min(self.to_mend, result.id)
         moves = result.outcome in (RowOutcome.MIGRATED, RowOutcome.DEDUPLICATED)
         stays = result.outcome is RowOutcome.FAILED or (self.dry_run and moves)
         self.staying += stays
@@ -198,7 +212,8 @@ def _transfer(options: MigrationOptions, summary: MigrationSummary, run: Run) ->
         pool = Pool[Group, RowResult](
             transfer.results, pace=pace, stop=run.stop, finished=blocks.finished
         )
-        run.progress.begin("rows", summary.planned)
+        phase = "would be migrated" if summary.dry_run else "rows"
+        run.progress.begin(phase, summary.planned)
         try:
             for result in pool.run(limited(blocks.groups(), options.limit, run.stop, "objects")):
                 if result is not None:

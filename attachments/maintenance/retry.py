@@ -14,6 +14,7 @@ from attachments.maintenance.database import (
     CONNECTION_ERRORS,
     LockLost,
     in_turn,
+    is_missing_table,
     is_outage,
     lasting_fault,
 )
@@ -113,8 +114,8 @@ class Tries:
             self._store_failed(error)
 
     def _database_failed(self, error: Exception) -> None:
-        if fault := lasting_fault(error):
-            raise Halt(ExitStatus.UNAVAILABLE, fault) from error
+        if end := lasting_end(error):
+            raise end from error
         if not is_outage(error):
             raise error
         connection.close()
@@ -125,9 +126,14 @@ class Tries:
             raise Halt(
                 ExitStatus.UNAVAILABLE,
                 f"the store denies access: {error}. Check the credentials and their rights",
+                first="Give the store's credentials the rights they need",
             ) from error
         if isinstance(error, StoreFull):
-            raise Halt(ExitStatus.UNAVAILABLE, f"the store is full: {error}") from error
+            raise Halt(
+                ExitStatus.UNAVAILABLE,
+                f"the store is full: {error}",
+                first="Make room in the store",
+            ) from error
         if isinstance(error, Unreachable):
             self._unanswered(error)
         elif isinstance(error, Changed | Corrupt) and self._failures < ATTEMPTS:
@@ -162,11 +168,27 @@ class Tries:
                 ExitStatus.UNAVAILABLE,
                 f"{what} cannot be used, and was waited for "
                 f"{human_seconds(round(self._stop.patience))}: {one_line(error)}",
+                first=f"See to it that {what} answers",
             ) from error
         self._stop.outages[id(self)] = Outage(what, self._since, self._since + self._stop.patience)
         log = logger.warning if self._failures == 1 else logger.info
         log("%s does not answer (try %d): %s", what, self._failures, one_line(error))
         self._stop.sleep(min(backoff(self._failures), left))
+
+
+def lasting_end(error: Exception) -> Halt | None:
+    """The end of the run, if waiting does not cure what the database raised."""
+    text = " ".join(str(error).split())
+    if is_missing_table(error):
+        return Halt(
+            ExitStatus.UNAVAILABLE,
+            f"the database lacks a table or column of this version: {text}. Run manage.py migrate",
+            command="manage.py migrate",
+        )
+    if cure := lasting_fault(error):
+        reason = f"the database cannot be used: {text}. {cure}"
+        return Halt(ExitStatus.UNAVAILABLE, reason, first=cure)
+    return None
 
 
 def _answers(store: BlobStore) -> bool:

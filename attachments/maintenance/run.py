@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 Item = TypeVar("Item")
 
@@ -40,11 +40,27 @@ class ExitStatus(IntEnum):
 
 
 class Halt(Exception):
-    """The whole run must end, with this status; the message says why and what to do."""
+    """The whole run must end, with this status; the message says why.
 
-    def __init__(self, status: ExitStatus, message: str) -> None:
+    What to do next, where it is not simply the same command again: `first` is what a person must
+    do before the command, then with the options `changed`, can do better; `command` is another
+    command to type.
+    """
+
+    def __init__(
+        self,
+        status: ExitStatus,
+        message: str,
+        *,
+        first: str = "",
+        changed: Mapping[str, Any] | None = None,
+        command: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.first = first
+        self.changed = dict(changed or {})
+        self.command = command
 
 
 def one_line(error: Exception) -> str:
@@ -83,6 +99,7 @@ class Stop:
         self.while_waiting: Callable[[], None] = lambda: None
         self.status: ExitStatus | None = None
         self.reason = ""
+        self.halt: Halt | None = None
 
     @property
     def outage(self) -> Outage | None:
@@ -95,6 +112,12 @@ class Stop:
         with self._lock:
             if self.status is None:
                 self.status, self.reason = status, reason
+
+    def end_by(self, halt: Halt) -> None:
+        with self._lock:
+            if self.status is None:
+                self.halt = halt
+            self.request(halt.status, str(halt))
 
     def after(self, seconds: float | None) -> None:
         """Ask to end so many seconds from now; None is no limit."""

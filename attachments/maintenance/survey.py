@@ -100,6 +100,20 @@ def survey(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
             yield again
 
 
+def wrong_store(store: BlobStore, count: int, key: str) -> Halt:
+    """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
+
+    A store that was lost looks the same, but another one's name is far more often the reason.
+    """
+    name = getattr(store, "identity", "the store")
+    return Halt(
+        ExitStatus.REFUSED,
+        f"{name} has none of the {count} objects that rows name, such as {key}. "
+        "Is it the right bucket or directory?",
+        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store",
+    )
+
+
 def look(store: BlobStore, key: str, stop: Stop) -> Entry | None:
     """What is at this key and who references it now; None if neither is so. Raises StoreError."""
     claims = query(partial(_claims_of, key), stop)

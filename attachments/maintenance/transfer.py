@@ -10,12 +10,12 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, Protocol
 
-from django.db import ProgrammingError
+from django.db import DatabaseError
 
 from attachments import references
 from attachments.locks import Hold
 from attachments.maintenance.pacing import Bandwidth, Pace
-from attachments.maintenance.retry import Tries, query
+from attachments.maintenance.retry import Tries, lasting_end, query
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
@@ -33,9 +33,8 @@ from cas.storage.base import (
 
 logger = logging.getLogger(__name__)
 
-# A statement that the database does not allow us, and a full disk below the rehearsal's memory,
-# fail every row alike.
-ENDS_RUN: Final = (Halt, Stopped, ProgrammingError, sqlite3.OperationalError)
+# A full disk below the rehearsal's memory fails every row alike.
+ENDS_RUN: Final = (Halt, Stopped, sqlite3.OperationalError)
 
 
 class RowOutcome(StrEnum):
@@ -133,6 +132,7 @@ class Transfer:
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
+            _end_if_lasting(error)
             for row in members(group, self._ids, self._stop):
                 yield _failed(row, group, tries.taken(), error)
             return
@@ -175,6 +175,7 @@ class Transfer:
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
+            _end_if_lasting(error)
             return _failed(row, group, tries.taken(), error)
         if moved:
             outcome = RowOutcome.MIGRATED if stored else RowOutcome.DEDUPLICATED
@@ -206,10 +207,19 @@ def _key_now(row: int) -> str | None:
     return Attachment.objects.filter(pk=row).values_list("s3_key", flat=True).first()
 
 
+def _end_if_lasting(error: Exception) -> None:
+    """A table or a right that is missing fails every row alike. Raises Halt."""
+    if end := lasting_end(error):
+        raise end from error
+
+
 def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResult:
     """Log the failure; the run goes on with the other rows, whatever it was."""
-    known = isinstance(error, StoreError | RowFault)
-    code = error.code if isinstance(error, StoreError | RowFault) else "unexpected"
+    known = isinstance(error, StoreError | RowFault | DatabaseError)
+    if isinstance(error, StoreError | RowFault):
+        code = error.code
+    else:
+        code = "database_refused" if known else "unexpected"
     logger.error(
         "row %d was not migrated: %s: %s: %s",
         row, group.key, code, error, exc_info=None if known else error,
@@ -221,5 +231,5 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
         RowOutcome.FAILED,
         attempts,
         error_class=code,
-        error=str(error),
+        error=" ".join(str(error).split()),
     )

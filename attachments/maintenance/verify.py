@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from django.db.models import Q
@@ -23,11 +24,12 @@ from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
 from attachments.maintenance.repair import repair
-from attachments.maintenance.retry import Tries, query
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.rows import unmigrated
 from attachments.maintenance.run import ExitStatus, Stop, Stopped
-from attachments.maintenance.survey import Entry, look, survey
+from attachments.maintenance.survey import Entry, look, survey, wrong_store
 from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
-from attachments.models import Verification
+from attachments.models import LEGACY_PREFIX, Attachment, Verification
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, StoreError
@@ -83,6 +85,13 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
             _hash(store, options, due_before, summary, run)
         if options.repair and summary.damaged and run.stop.status in REPAIRED_AFTER:
             _repair(store, summary, run)
+        if summary.damaged:
+            rows = Attachment.objects.referencing(islice(summary.damaged, BATCH)).order_by("pk")
+            summary.to_mend = run.query(rows.values_list("pk", flat=True).first)
+        elif run.query(unmigrated().exists):
+            summary.onward = "manage.py migrate_to_cas --dry-run"
+        elif next(listed(store, LEGACY_PREFIX, run.stop), None) is not None:
+            summary.onward = "manage.py cleanup_legacy_blobs --dry-run"
     return summary
 
 
@@ -119,6 +128,7 @@ def _hash(
 def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
     """Note what a look at the listing shows, and enrol every blob for its turn."""
     enrolled: list[Verification] = []
+    present = 0
     for entry in run.watch("listed", survey(store, CAS_PREFIX, run.stop)):
         if not is_cas_key(entry.key):
             summary.strays += 1
@@ -130,6 +140,7 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             _damage(Verified(digest, Verdict.MISSING, detail=f"row {entry.row}"), summary, run)
             run.query(Verification.objects.filter(digest=digest.hex).delete)
             continue
+        present += entry.referenced
         if entry.wrong_size:
             _damage(Verified(digest, Verdict.WRONG_SIZE, detail=_misfit(entry)), summary, run)
             # Whether the blob or the row is wrong is to be known in this run.
@@ -145,6 +156,13 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             run.query(partial(_enrol, enrolled))
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
+    missing = summary.verdicts[Verdict.MISSING]
+    if missing and not present:
+        key = next(iter(summary.damaged)).key
+        summary.damaged.clear()
+        summary.verdicts.clear()
+        summary.failures.clear()
+        raise wrong_store(store, missing, key)
 
 
 def _enrol(blobs: list[Verification]) -> None:

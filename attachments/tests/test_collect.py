@@ -304,18 +304,18 @@ def test_what_crashed_uploads_left_goes_when_no_upload_can_be_that_old(
     disk_store: BlobStore,
 ) -> None:
     """Without a grace period too: uploads are going on meanwhile."""
-    old = disk_store.staging_dir / "upload-old"
-    young = disk_store.staging_dir / "upload-young"
-    for path in (old, young):
+    old, unused, in_use, young = (
+        disk_store.staging_dir / f"upload-{name}" for name in ("old", "unused", "in-use", "young")
+    )
+    for path, hours in ((old, 50), (unused, 2), (in_use, 2), (young, 0)):
         path.write_bytes(b"left behind")
-    os.utime(old, (1, 1))
-    hours_ago = time.time() - 3 * 3600
-    os.utime(young, (hours_ago, hours_ago))
-    status, output = run("collect_garbage", "--yes-i-am-sure", "--grace", "0s", "--json")
+        then = time.time() - hours * 3600
+        os.utime(path, (then, then))
+    with in_use.open("ab"):
+        status, output = run("collect_garbage", "--yes-i-am-sure", "--grace", "0s", "--json")
     assert status == 0
-    assert summary_of(output)["abandoned_uploads"] == 1
-    assert young.exists()
-    assert not old.exists()
+    assert summary_of(output)["abandoned_uploads"] == 2
+    assert sorted(disk_store.staging_dir.iterdir()) == sorted([in_use, young])
 
 
 def test_an_upload_onto_a_blob_being_collected_survives(

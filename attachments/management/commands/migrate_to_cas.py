@@ -73,8 +73,10 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: MigrationSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DONE:
             return self.again(options, dry_run=None) if summary.dry_run else "manage.py verify_cas"
-        if summary.status is ExitStatus.ITEMS_FAILED and summary.failures:
-            return "manage.py migration_status --check-objects"
+        if summary.status is ExitStatus.ITEMS_FAILED and summary.to_mend is not None:
+            return f"manage.py mend_row {summary.to_mend}"
+        if summary.failures["database_refused"] or summary.failures["unexpected"]:
+            return f"Put right what the samples say, then: {self.again(options)}"
         if summary.dry_run:
             # It begins anew each time: with its limits it would not see more than this time.
             return self.again(options, limit=None, max_duration=None)
