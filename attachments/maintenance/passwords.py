@@ -12,7 +12,7 @@ SECRET_PARAMETERS: Final = {"password", "sslpassword"}
 _IN_URL: Final = re.compile(r"(?<=://)([^\s:/@?#]*):[^\s'\"]*@")
 # A password with "@" in it, unencoded, is for libpq half a host's name, which errors repeat.
 _IN_HOST: Final = re.compile(r"(host(?: name)? ['\"])[^'\"]*@")
-_PARAMETER: Final = re.compile(r"([?&])([^\s=&?'\"]+)=([^\s&'\"]*)")
+_QUERY: Final = re.compile(r"\?([^\s?'\"]+)")
 _KEYWORD: Final = re.compile(
     r"\b(?:ssl)?password\s*=\s*(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|\S)+)", re.I
 )
@@ -24,9 +24,15 @@ def without_passwords(text: str) -> str:
     A URL that had one can still be used: the password is then taken from where libpq looks.
     """
     text = _IN_HOST.sub(r"\1", _IN_URL.sub(r"\1@", text))
-    return _KEYWORD.sub("", _PARAMETER.sub(_parameter, text)).rstrip("?&")
+    return _KEYWORD.sub("", _QUERY.sub(_without_secrets, text))
 
 
-def _parameter(found: re.Match[str]) -> str:
-    # libpq takes names of parameters percent-encoded too.
-    return found[1] if unquote(found[2]).strip().lower() in SECRET_PARAMETERS else found[0]
+def _without_secrets(query: re.Match[str]) -> str:
+    kept = [one for one in query[1].split("&") if not _is_secret(one)]
+    return f"?{'&'.join(kept)}" if kept else ""
+
+
+def _is_secret(parameter: str) -> bool:
+    # libpq takes the names of parameters percent-encoded too.
+    name, equals, _ = parameter.partition("=")
+    return bool(equals) and unquote(name).strip().lower() in SECRET_PARAMETERS
