@@ -20,10 +20,11 @@ from django.db import transaction
 from django.db.models import Case, F, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Lower
 from django.db.models.lookups import In
+from django.utils import timezone
 from prometheus_client import Counter
 
 from attachments.locks import Exclusion, Hold, excluding, hold_shared
-from attachments.models import Attachment
+from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
@@ -181,6 +182,51 @@ def repoint(
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
         return _point(rows, digest, size, content_type)
+
+
+def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
+    """Correct a row's size in bytes. False if the row has come to be another; nothing changed."""
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=key, file_size=old_size)
+    return rows.update(file_size=size, updated_at=timezone.now()) == 1
+
+
+def point_at_legacy(attachment_id: int, old_key: str, key: str, size: int) -> bool:
+    """Have a row name another object of the older layout, which is there in this size.
+
+    Whoever does so must keep a cleanup away (`LEGACY_LAYOUT`). False as of `repoint`.
+    """
+    if not key.startswith(LEGACY_PREFIX):
+        raise ValueError("only keys of the older layout are pointed at without a digest")
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    return rows.update(s3_key=key, file_size=size, updated_at=timezone.now()) == 1
+
+
+def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
+    """Store the upload's blob and have a row point at it in place of its old key, or neither.
+
+    In the order of `attach`, and for its reasons. False as of `repoint`. Raises StoreError, also
+    if what is stored is not what was uploaded.
+    """
+    digest = upload.staged.digest
+    with transaction.atomic():
+        row = Attachment.objects.select_for_update().filter(pk=attachment_id, s3_key=old_key)
+        changed = row.update(
+            s3_key=digest.key,
+            file_size=upload.staged.size,
+            content_type=upload.content_type,
+            updated_at=timezone.now(),
+        )
+        if not changed:
+            return False
+        hold_shared([digest])
+        store = attachment_store()
+        store.create(upload.staged)
+        if store.digest_of(digest.key)[0] != digest:
+            raise Corrupt(
+                "other bytes of the same size are stored; run verify_cas --repair first",
+                key=digest.key,
+            )
+    return True
 
 
 def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:

@@ -14,7 +14,7 @@ from django.utils import timezone
 from attachments import references
 from attachments.maintenance import cleanup as cleanup_module
 from attachments.maintenance.repair import repair
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.run import ExitStatus, Stop
 from attachments.models import Attachment
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
@@ -304,7 +304,7 @@ def test_a_hold_that_comes_while_a_blob_is_moved_aside_keeps_it(
         recorded(key)
 
     monkeypatch.setattr(store, "copy", then_held)
-    assert list(repair(store, [Digest.from_key(key)], [], [])) == []
+    assert list(repair(store, [Digest.from_key(key)], [], [], Stop())) == []
     assert key in keys_of(store)
 
 

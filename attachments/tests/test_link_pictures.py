@@ -65,6 +65,7 @@ def test_a_links_picture_comes_over_with_its_size_and_type(
 @on_disk
 def test_a_lost_picture_is_missing(store: BlobStore, part: Part) -> None:
     row = link(part)
+    link(part, store)
     status, output = run("migrate_to_cas", "--yes-i-am-sure", "--json")
     summary = summary_of(output)
     assert (status, summary["failed"], summary["failures"]) == (3, 1, {"absent": 1})
