@@ -163,8 +163,8 @@ def repoint(
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    `content_type` is what the blob's bytes are, None if they do not tell. When the row was last
-    updated by a person stays as it is.
+    `content_type` is what the blob's bytes are, OPAQUE_TYPE if they do not tell, None if nobody
+    looked. When the row was last updated by a person stays as it is.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
@@ -230,8 +230,11 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
 
 
 def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
-    known = Value(content_type) if content_type else _TYPE_UNLESS_DISPROVED
-    return rows.update(s3_key=digest.key, file_size=size, content_type=known) == 1
+    known: dict[str, Any] = {}
+    if content_type is not None:
+        opaque = content_type == OPAQUE_TYPE
+        known["content_type"] = _TYPE_UNLESS_DISPROVED if opaque else content_type
+    return rows.update(s3_key=digest.key, file_size=size, **known) == 1
 
 
 def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:

@@ -20,6 +20,7 @@ from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest, is_cas_key
+from cas.http import OPAQUE_TYPE
 from cas.sniff import HEAD, identify
 from cas.storage.base import (
     Absent,
@@ -83,7 +84,7 @@ class Acts(Protocol):
         """Make the object's bytes available at their CAS key."""
 
     def content_type(self, digest: Digest, size: int) -> str | None:
-        """What the stored bytes are; None if they do not tell."""
+        """What the stored bytes are, as `repoint` takes it; None if nothing is stored."""
 
     def repoint(
         self,
@@ -107,10 +108,7 @@ class RealActs:
         return self._store.ingest(key, on_bytes, on_digest)
 
     def content_type(self, digest: Digest, size: int) -> str | None:
-        if size == 0:
-            return None
-        with self._store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
-            return identify(stream.read(HEAD))
+        return content_type_of(self._store, digest, size)
 
     def repoint(
         self,
@@ -122,6 +120,14 @@ class RealActs:
         content_type: str | None,
     ) -> bool:
         return references.repoint(row, old_key, digest, size, hold, content_type)
+
+
+def content_type_of(store: BlobStore, digest: Digest, size: int) -> str:
+    """What a blob's first bytes say it is; OPAQUE_TYPE if they do not tell. Raises StoreError."""
+    if size == 0:
+        return OPAQUE_TYPE
+    with store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
+        return identify(stream.read(HEAD)) or OPAQUE_TYPE
 
 
 class Transfer:
