@@ -71,10 +71,8 @@ def _api_exception(error: exceptions.APIException) -> Response:
 def _database_failure(error: Exception) -> Response | None:
     if is_missing_table(error):
         logger.error("the database lacks a table; run manage.py migrate: %s", error)
-        return _unavailable(
-            "database_not_migrated",
-            "The database lacks tables of this version. Its operator must run manage.py migrate.",
-        )
+        cure = "The database lacks tables of this version. Its operator must run manage.py migrate."
+        return _unavailable("database_not_migrated", cure)
     if isinstance(error, CONNECTION_ERRORS):
         logger.error("the database failed: %s", error)
         return _unavailable("database_unavailable", "The database does not answer. Try again.")

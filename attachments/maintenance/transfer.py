@@ -217,12 +217,12 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
     """Log the failure; the run goes on with the other rows, whatever it was."""
     known = isinstance(error, StoreError | RowFault | DatabaseError)
     if isinstance(error, StoreError | RowFault):
-        code = error.code
+        fault = error.code
     else:
-        code = "database_refused" if known else "unexpected"
+        fault = "database_refused" if known else "unexpected"
     logger.error(
         "row %d was not migrated: %s: %s: %s",
-        row, group.key, code, error, exc_info=None if known else error,
+        row, group.key, fault, error, exc_info=None if known else error,
     )  # fmt: skip
     return RowResult(
         row,
@@ -230,6 +230,6 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
         group.size,
         RowOutcome.FAILED,
         attempts,
-        error_class=code,
+        error_class=fault,
         error=" ".join(str(error).split()),
     )
