@@ -127,6 +127,9 @@ def operation_of(method: str, key: str, query: dict[str, str], headers: dict[str
             ("GET", "uploads"): "ListMultipartUploads",
             ("POST", "delete"): "DeleteObjects",
             ("GET", "versioning"): "GetBucketVersioning",
+            ("PUT", "versioning"): "PutBucketVersioning",
+            ("GET", "object-lock"): "GetObjectLockConfiguration",
+            ("GET", "versions"): "ListObjectVersions",
         }
         for (verb, flag), name in named.items():
             if verb == method and flag in query:
@@ -261,6 +264,11 @@ class Front:
             answer.body = answer.body[: options.get("bytes", len(answer.body) // 2)]
         elif action == "alter_body":
             answer.body = flip(answer.body)
+        elif action == "act_then_error":
+            return refuse(Refusal(options["status"], options["code"], "as planned"))
+        elif action == "empty_etag":
+            answer.headers = [h for h in answer.headers if h[0].lower() != "etag"]
+            answer.body = re.sub(b"<ETag>.*?</ETag>", b"<ETag></ETag>", answer.body)
         elif action == "no_token":
             text = answer.body.decode()
             text = re.sub("<NextContinuationToken>.*</NextContinuationToken>", "", text)
