@@ -2,7 +2,7 @@
 
 A plan crosses a process boundary, so it is plain data. Actions:
 
-error            answer `status` and `code`, without acting
+error            answer `status`, `code` and `headers`, without acting
 wait_then_act    act only after `seconds`, whether anybody still waits for the answer or not
 act_then_hang    act, then stay silent for `seconds` and close
 act_then_close   act, then close without an answer

@@ -240,7 +240,9 @@ class Front:
         options = fault.options
         if fault.action == "error":
             code = options.get("code", "InternalError")
-            return refuse(Refusal(options.get("status", 500), code, "as planned"))
+            answer = refuse(Refusal(options.get("status", 500), code, "as planned"))
+            answer.headers += options.get("headers", {}).items()
+            return answer
         if fault.action == "error_in_200":
             return refuse(Refusal(200, options.get("code", "InternalError"), "as planned"))
         if fault.action == "wait_then_act":
