@@ -26,6 +26,7 @@ from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
+from attachments.verifications import PROOFS
 from cas.digest import Digest
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
@@ -97,7 +98,7 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
             file_size=upload.staged.size,
         )
         hold_shared([digest])
-        outcome = attachment_store().create(upload.staged)
+        outcome = attachment_store().create(upload.staged, PROOFS)
     if outcome is Outcome.PRESENT:
         DEDUPLICATED_UPLOADS.inc()
         DEDUPLICATED_BYTES.inc(upload.staged.size)

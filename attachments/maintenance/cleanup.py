@@ -19,11 +19,12 @@ from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, LockLost, require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import wrong_store
 from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
-from attachments.maintenance.survey import Entry, survey, wrong_store
+from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX
 from attachments.object_keys import KeyKind
 from cas.digest import CAS_PREFIX

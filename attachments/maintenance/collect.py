@@ -24,10 +24,11 @@ from attachments.maintenance.clocks import MOST_APART, check_clocks, database_no
 from attachments.maintenance.database import require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import PROBE, wrong_store
 from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.survey import Entry, survey, wrong_store
+from attachments.maintenance.survey import Entry, survey
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
 from cas.storage.base import BlobStat, BlobStore
@@ -216,7 +217,7 @@ def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[Bl
     while batch := {Digest.from_key(stat.key): stat for stat in islice(old, BATCH)}:
         run.stop.check()
         run.progress.show_if_due()
-        referenced = run.query(partial(references.referenced, set(batch)))
+        referenced = run.query(partial(references.referenced, set(batch))) | {PROBE}
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 
