@@ -481,13 +481,10 @@ def test_a_row_counted_twice_is_not_hidden(
 
 
 @on_disk
-def test_the_summary_has_rates_and_samples(store: BlobStore, part: Part) -> None:
+def test_the_summary_has_samples(store: BlobStore, part: Part) -> None:
     lost = make_row(part, legacy_key(part), 3)
     make_legacy(store, part, b"one")
     summary = summary_of(run(*MIGRATE, "--json")[1])
-    assert summary["seconds"] >= 0
-    assert summary["items_per_second"] > 0
-    assert summary["bytes_per_second"] > 0
     (sample,) = summary["samples"]
     assert sample.startswith(f"row {lost.pk}, {lost.s3_key}: absent: ")
 
