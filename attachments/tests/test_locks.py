@@ -93,7 +93,7 @@ def test_a_session_that_waits_for_its_deletes_is_not_ended(
 ) -> None:
     real = store.remove_many
     with ThreadPoolExecutor(1) as pool:
-        uploading = []
+        uploading: list[Any] = []
 
         def slow(keys: Iterable[str]) -> Outcomes:
             # By now the server would have ended this one too.
