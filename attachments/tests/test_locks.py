@@ -139,7 +139,8 @@ def test_an_upload_is_refused_while_a_delete_of_a_dead_session_is_in_flight(
         yield from real(keys)
 
     monkeypatch.setattr(store, "remove_many", cut_meanwhile)
-    assert run(*COLLECT)[0] == ExitStatus.UNAVAILABLE
+    # It goes on with another session, which knows nothing of what the first one had sent.
+    assert run(*COLLECT)[0] == ExitStatus.DONE
     connection.close()
     assert isinstance(uploaded[0], Unreachable), uploaded
     assert not Attachment.objects.exists()
@@ -275,9 +276,11 @@ def test_what_is_stored_for_a_check_is_not_collected(
     collector = threading.Thread(target=collect)
 
     def after_a_collection(key: str, on_bytes: Any = None) -> Any:
-        collector.start()
-        # On SQLite it waits for the check to end.
-        collector.join(1)
+        # Once; a collection makes the same check itself.
+        if collector.ident is None:
+            collector.start()
+            # On SQLite it waits for the check to end.
+            collector.join(1)
         return real(key, on_bytes)
 
     monkeypatch.setattr(store, "digest_of", after_a_collection)
