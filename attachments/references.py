@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 REFERENCE_COLUMNS: Final = (("attachments.Attachment", "s3_key"),)
 """Every column that can hold an object key. What is not listed here is garbage to the collector."""
 
-ADOPTION_LOOKS: Final = 16
-"""Objects that are looked at at a time while rows are adopted and their digests are held."""
+IMPORT_LOOKS: Final = 16
+"""Objects that are looked at at a time while imported rows are attached under the locks."""
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -137,11 +137,11 @@ def _point(rows: QuerySet[Attachment], digest: Digest, size: int) -> bool:
     return rows.update(s3_key=digest.key, file_size=size, updated_at=timezone.now()) == 1
 
 
-def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
+def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:
     """Save rows that come with their keys, times and, where set, ids. No signal is sent.
 
     A row on a blob is saved only if the blob is stored in the row's size. Returns the others, by
-    their position in `rows`, and what is wrong with each. Whoever adopts rows on older keys must
+    their position in `rows`, and what is wrong with each. Whoever brings rows on older keys must
     keep a cleanup away (`LEGACY_LAYOUT`). Raises StoreError if the store cannot tell, and the
     database's errors; then nothing is saved.
     """
@@ -149,7 +149,7 @@ def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
         digests = sorted({row.digest for row in rows if row.digest is not None})
         hold_shared(digests)
         # As in repoint: only under the lock does what the store says hold until the commit.
-        with ThreadPoolExecutor(ADOPTION_LOOKS) as looks:
+        with ThreadPoolExecutor(IMPORT_LOOKS) as looks:
             sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
             found = dict(zip(digests, sizes, strict=True))
         refused: dict[int, StoreError] = {}

@@ -11,10 +11,10 @@ from django.core.management.base import CommandError, CommandParser
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output
 from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
-from parts.adoption import dumps, postgresql
-from parts.adoption.run import ImportOptions, import_rows
-from parts.adoption.sources import Opening, Table
-from parts.adoption.summary import ImportSummary
+from parts.legacy_import import dumps, postgresql
+from parts.legacy_import.run import ImportOptions, import_rows
+from parts.legacy_import.sources import Opening, Table
+from parts.legacy_import.summary import ImportSummary
 
 FILES: Final = {
     "parts": Table.PARTS,

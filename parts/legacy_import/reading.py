@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped
 from attachments.models import Attachment
-from parts.adoption.records import (
+from parts.legacy_import.records import (
     ATTACHMENT_COLUMNS,
     PART_COLUMNS,
     AttachmentRecord,
@@ -24,9 +24,9 @@ from parts.adoption.records import (
     parse_attachment,
     parse_part,
 )
-from parts.adoption.scratch import INDEXES
-from parts.adoption.sources import Source, Table
-from parts.adoption.values import BadRow, identifier, text
+from parts.legacy_import.scratch import INDEXES
+from parts.legacy_import.sources import Source, Table
+from parts.legacy_import.values import BadRow, identifier, text
 from parts.models import Part
 
 logger = logging.getLogger(__name__)

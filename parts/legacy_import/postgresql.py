@@ -12,8 +12,8 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from attachments.maintenance.run import ExitStatus, Halt
-from parts.adoption.sources import Source, Table
-from parts.adoption.values import BadRow
+from parts.legacy_import.sources import Source, Table
+from parts.legacy_import.values import BadRow
 
 ROWS_AT_A_TIME: Final = 2000
 CONNECT_SECONDS: Final = 10

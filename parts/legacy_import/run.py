@@ -16,15 +16,15 @@ from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.report import Report
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 from cas.storage import attachment_store
-from parts.adoption import plan
-from parts.adoption.ids import reserve_ids
-from parts.adoption.loads import PlannedPart, loads
-from parts.adoption.objects import check_objects, digest_of
-from parts.adoption.reading import read_rows_here, read_source
-from parts.adoption.scratch import scratch
-from parts.adoption.sources import Opening, Table
-from parts.adoption.summary import ImportSummary
-from parts.adoption.writing import Written, rehearsed, write
+from parts.legacy_import import plan
+from parts.legacy_import.ids import reserve_ids
+from parts.legacy_import.loads import PlannedPart, loads
+from parts.legacy_import.objects import check_objects, digest_of
+from parts.legacy_import.reading import read_rows_here, read_source
+from parts.legacy_import.scratch import scratch
+from parts.legacy_import.sources import Opening, Table
+from parts.legacy_import.summary import ImportSummary
+from parts.legacy_import.writing import Written, rehearsed, write
 
 logger = logging.getLogger(__name__)
 

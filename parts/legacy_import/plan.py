@@ -18,7 +18,7 @@ from typing import Final
 from attachments.models import LEGACY_PREFIX
 from cas.digest import CAS_PREFIX, Digest
 from cas.storage.base import Absent, Corrupt
-from parts.adoption.sources import Table
+from parts.legacy_import.sources import Table
 
 SCRATCH_TABLES: Final = {Table.PARTS: "part", Table.ATTACHMENTS: "attachment"}
 

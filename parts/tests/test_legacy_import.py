@@ -330,8 +330,8 @@ def test_killed_between_two_portions_and_taken_up_again(
     files = [older_file(100 + number, number, 3) for number in range(1, 8)]
     for row in files:
         put(store, row["s3_key"], b"abc")
-    monkeypatch.setattr("parts.adoption.loads.PARTS_AT_A_TIME", 2)
-    adopt, calls = references.adopt, iter(range(2))
+    monkeypatch.setattr("parts.legacy_import.loads.PARTS_AT_A_TIME", 2)
+    attach, calls = references.attach_imported, iter(range(2))
 
     class Killed(BaseException):
         pass
@@ -339,14 +339,14 @@ def test_killed_between_two_portions_and_taken_up_again(
     def dies(rows: Sequence[Attachment]) -> Any:
         if next(calls, None) is None:
             raise Killed
-        return adopt(rows)
+        return attach(rows)
 
-    monkeypatch.setattr("parts.adoption.writing.references.adopt", dies)
+    monkeypatch.setattr("parts.legacy_import.writing.references.attach_imported", dies)
     with pytest.raises(Killed):
         import_from(tmp_path, parts, files)
     # Each portion is there with its files, or not at all.
     assert Part.objects.count() == Attachment.objects.count() == 4
-    monkeypatch.setattr("parts.adoption.writing.references.adopt", adopt)
+    monkeypatch.setattr("parts.legacy_import.writing.references.attach_imported", attach)
     status, summary = import_from(tmp_path, parts, files)
     assert status == 0, summary
     assert summary["parts"] == tally(imported=3, already_here=4)
@@ -357,7 +357,7 @@ def test_killed_between_two_portions_and_taken_up_again(
 def test_a_part_with_more_files_than_fit_one_transaction(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parts.adoption.loads.ATTACHMENTS_AT_A_TIME", 2)
+    monkeypatch.setattr("parts.legacy_import.loads.ATTACHMENTS_AT_A_TIME", 2)
     files = [older_link(number, 1) for number in range(1, 8)]
     assert import_from(tmp_path, [older_part(1)], files, "--dry-run")[1]["parts"] == tally(1)
     status, summary = import_from(tmp_path, [older_part(1)], files)
@@ -478,6 +478,6 @@ def test_cleanups_are_kept_away(
         held.append(name)
         return run_lock(name, shared=shared)
 
-    monkeypatch.setattr("parts.adoption.run.run_lock", recorded)
+    monkeypatch.setattr("parts.legacy_import.run.run_lock", recorded)
     assert import_from_status(tmp_path) == 0
     assert held == ["import", "legacy-layout"]

@@ -15,7 +15,7 @@ from attachments.maintenance.rows import LEGACY_KEY
 from attachments.models import Attachment
 from attachments.uploads import safe_name
 from cas.digest import is_cas_key
-from parts.adoption.values import BadRow, identifier, moment, names, text, whole
+from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
 from parts.models import Part, Tag, Type
 
 Raw = Mapping[str, Any]

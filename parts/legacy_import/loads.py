@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from parts.adoption.records import AttachmentRecord, PartRecord
+from parts.legacy_import.records import AttachmentRecord, PartRecord
 
 PARTS_AT_A_TIME: Final = 200
 ATTACHMENTS_AT_A_TIME: Final = 250

@@ -15,9 +15,9 @@ from django.db import DataError, Error, IntegrityError, transaction
 from attachments import references
 from attachments.models import Attachment
 from attachments.timestamps import create_with_times
-from parts.adoption.loads import Load, PlannedAttachment, PlannedPart
-from parts.adoption.records import model_of
-from parts.adoption.sources import Table
+from parts.legacy_import.loads import Load, PlannedAttachment, PlannedPart
+from parts.legacy_import.records import model_of
+from parts.legacy_import.sources import Table
 from parts.models import Part, Tag, Type
 from parts.search import folded_with
 
@@ -168,7 +168,7 @@ def _attach(files: list[tuple[PlannedPart, PlannedAttachment]], targets: Targets
         row.pk = planned.own_id
         row.part_id = targets.get(part.number, part.target or 0)
         rows.append(row)
-    refused = references.adopt(rows)
+    refused = references.attach_imported(rows)
     written = []
     for position, ((_part, planned), row) in enumerate(zip(files, rows, strict=True)):
         if fault := refused.get(position):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from attachments.maintenance.run import ExitStatus, Halt
-from parts.adoption.values import BadRow
+from parts.legacy_import.values import BadRow
 
 
 class Table(StrEnum):

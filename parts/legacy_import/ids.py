@@ -7,7 +7,7 @@ from typing import Final
 
 from django.db import connection
 
-from parts.adoption.plan import SCRATCH_TABLES
+from parts.legacy_import.plan import SCRATCH_TABLES
 
 # SQLite's own sequences follow every id that is inserted; PostgreSQL's have to be told.
 ADVANCE: Final = """

@@ -7,8 +7,8 @@ from typing import Any
 
 from attachments.maintenance.run import ExitStatus
 from attachments.maintenance.summary import RunSummary
-from parts.adoption.plan import Planned
-from parts.adoption.sources import Table
+from parts.legacy_import.plan import Planned
+from parts.legacy_import.sources import Table
 
 
 @dataclass(slots=True)

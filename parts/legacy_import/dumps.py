@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from parts.adoption.sources import Source, Table, unreadable
-from parts.adoption.values import BadRow
+from parts.legacy_import.sources import Source, Table, unreadable
+from parts.legacy_import.values import BadRow
 
 PORTION: Final = 64 * 1024
 """Characters read at a time."""
