@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from attachments.object_keys import KeyKind, ObjectKeyField
 from cas.digest import CAS_PREFIX, Digest, MalformedDigest, is_cas_key
 
 LEGACY_PREFIX = "parts/"
@@ -44,8 +45,13 @@ class Attachment(models.Model):
     part = models.ForeignKey("parts.Part", on_delete=models.CASCADE, related_name="attachments")
     attachment_type = models.CharField("type", max_length=20, choices=Kind)
     title = models.CharField(max_length=255)
-    s3_key = models.CharField(  # noqa: DJ001
-        max_length=500, null=True, blank=True, db_index=True, editable=False
+    s3_key = ObjectKeyField(
+        max_length=500,
+        null=True,
+        blank=True,
+        db_index=True,
+        editable=False,
+        kind=KeyKind.REFERENCE,
     )
     url = models.URLField(max_length=2000, null=True, blank=True)  # noqa: DJ001
     filename = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
@@ -92,7 +98,7 @@ class Attachment(models.Model):
                 condition=Q(file_size__isnull=True) | Q(file_size__gte=0),
                 name="attachment_size_not_negative",
             ),
-            # What a cover's composite foreign key refers to (see parts/migrations).
+            # What a cover's composite foreign key refers to (see parts.models.Part).
             models.UniqueConstraint(fields=["id", "part"], name="attachment_id_part_unique"),
         ]
 

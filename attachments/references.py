@@ -13,16 +13,17 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.apps import apps
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.utils import timezone
 from prometheus_client import Counter
 
 from attachments.locks import Exclusion, Hold, excluding, hold_shared
 from attachments.models import Attachment
+from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
@@ -31,9 +32,6 @@ from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
 if TYPE_CHECKING:
     from parts.models import Part
-
-REFERENCE_COLUMNS: Final = (("attachments.Attachment", "s3_key"),)
-"""Every column that can hold an object key. What is not listed here is garbage to the collector."""
 
 IMPORT_LOOKS: Final = 16
 """Objects that are looked at at a time while imported rows are attached under the locks."""
@@ -44,6 +42,36 @@ DEDUPLICATED_UPLOADS = Counter(
 DEDUPLICATED_BYTES = Counter(
     "cas_deduplicated_bytes_total", "Bytes that uploads did not have to store again."
 )
+
+
+class KeyColumn(NamedTuple):
+    """A column that can name an object; see `ObjectKeyField`."""
+
+    model: type[Model]
+    field: ObjectKeyField
+
+    @property
+    def name(self) -> str:
+        return self.field.attname
+
+    def rows(self) -> QuerySet[Any]:
+        """The rows that name an object: without those of holds that were released."""
+        # Not the default manager, which may leave rows out.
+        rows = self.model._base_manager.filter(**{f"{self.name}__isnull": False})
+        return rows if self.field.active is None else rows.filter(self.field.active)
+
+
+def key_columns(*kinds: KeyKind) -> list[KeyColumn]:
+    """Every column of these kinds, or of any, that can name an object, found from the models.
+
+    What none of them names is garbage to the collector.
+    """
+    return [
+        KeyColumn(model, field)
+        for model in apps.get_models(include_auto_created=True)
+        for field in model._meta.concrete_fields
+        if isinstance(field, ObjectKeyField) and (not kinds or field.kind in kinds)
+    ]
 
 
 class SourceGone(LookupError):
@@ -187,11 +215,11 @@ def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclus
 
 
 def referenced(digests: set[Digest]) -> set[Digest]:
-    """Those of the digests that any registered column references."""
+    """Those of the digests that any row references or holds."""
     keys = {digest.key: digest for digest in digests}
     found: set[Digest] = set()
-    for label, column in REFERENCE_COLUMNS:
-        rows: Any = apps.get_model(label)._default_manager
-        named = rows.filter(**{f"{column}__in": list(keys)}).values_list(column, flat=True)
+    for column in key_columns():
+        rows = column.rows().filter(**{f"{column.name}__in": list(keys)}).order_by()
+        named = rows.values_list(column.name, flat=True)
         found.update(keys[key] for key in named.distinct())
     return found

@@ -12,6 +12,9 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.db.models.functions import Length
 
+from attachments.object_keys import KeyKind, ObjectKeyField
+from parts.constraints import CompositeForeignKey
+
 KEY_LENGTH = 4
 KEY_ATTEMPTS = 50
 key_validator = RegexValidator(r"\A[A-Z]{4}\Z", "A key is four uppercase letters.")
@@ -113,6 +116,13 @@ class Part(models.Model):
             models.CheckConstraint(
                 condition=Q(key__length=KEY_LENGTH), name="part_key_has_four_letters"
             ),
+            CompositeForeignKey(
+                name="part_cover_is_own",
+                columns=("cover_attachment_id", "id"),
+                to_table="part_attachments",
+                to_columns=("id", "part_id"),
+                violation_error_message="The cover is not an attachment of this part.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -153,3 +163,88 @@ class Part(models.Model):
             else:
                 return
         raise KeysExhausted(f"no free key in {KEY_ATTEMPTS} attempts")
+
+
+class SourceRow(models.Model):
+    """A row of an older installation that was read, and what became of it.
+
+    It is the map from ids there to ids here, and it holds the object that the row named: deleting
+    that is out of the question until `released_at` is set. `source_id` is the row's id there as
+    text; `our_id` that of the row it became (a part for `parts`, an attachment for the tables of
+    attachments), which may have been deleted since. `object_size` is in bytes, as recorded there.
+
+    - UNTRIED: read, and no attempt was made to import it. Holds.
+    - REFUSED: not imported, for the reason given. Holds until it is imported after all (it is
+      ACCEPTED then) or released as resolved or forgotten.
+    - ACCEPTED: it is here. Holds its old object until the source is retired.
+
+    A key longer than the column is one that no store has an object for; record none.
+    """
+
+    class State(models.TextChoices):
+        UNTRIED = "untried", "not tried"
+        ACCEPTED = "accepted", "imported"
+        REFUSED = "refused", "refused"
+
+    class Release(models.TextChoices):
+        RETIRED = "retired", "the source was retired"
+        RESOLVED = "resolved", "imported after all"
+        FORGOTTEN = "forgotten", "forgotten by name"
+
+    source = models.CharField(max_length=200)
+    source_table = models.CharField(max_length=100)
+    source_id = models.CharField(max_length=255)
+    our_id = models.BigIntegerField(null=True, blank=True)
+    object_key = ObjectKeyField(
+        max_length=1024,
+        null=True,
+        blank=True,
+        kind=KeyKind.HOLD,
+        active=Q(released_at__isnull=True),
+        reasons=("source", "state", "reason_code"),
+    )
+    object_size = models.BigIntegerField(null=True, blank=True)
+    state = models.CharField(max_length=20, choices=State, default=State.UNTRIED)
+    reason_code = models.CharField(max_length=50, blank=True, default="")
+    reason = models.TextField(blank=True, default="")
+    first_seen_at = models.DateTimeField(auto_now_add=True)
+    tried_at = models.DateTimeField(null=True, blank=True)
+    released_at = models.DateTimeField(null=True, blank=True)
+    release_cause = models.CharField(max_length=20, blank=True, default="", choices=Release)
+
+    class Meta:
+        db_table = "legacy_source_rows"
+        ordering = ["source", "source_table", "source_id"]
+        indexes = [
+            # On PostgreSQL the column compares bytes (see its migration), as stores list keys.
+            models.Index(fields=["object_key", "id"], name="source_row_object"),
+            models.Index(fields=["source", "state"], name="source_row_state"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["source", "source_table", "source_id"], name="source_row_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["untried", "accepted", "refused"]),
+                name="source_row_state_is_known",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="refused") | ~Q(reason_code=""),
+                name="source_row_refusal_has_reason",
+            ),
+            models.CheckConstraint(
+                condition=Q(released_at__isnull=True, release_cause="")
+                | (
+                    Q(released_at__isnull=False)
+                    & Q(release_cause__in=["retired", "resolved", "forgotten"])
+                ),
+                name="source_row_release_has_cause",
+            ),
+            models.CheckConstraint(
+                condition=Q(object_key__isnull=True) | ~Q(object_key=""),
+                name="source_row_key_not_empty",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.source_table} {self.source_id}"

@@ -9,7 +9,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
-from django.apps import apps
 from django.conf import settings
 from django.utils import timezone
 from prometheus_client import Counter as Metric
@@ -22,7 +21,8 @@ from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
 from attachments.maintenance.survey import Entry, survey
-from attachments.references import REFERENCE_COLUMNS
+from attachments.object_keys import KeyKind
+from attachments.references import key_columns
 from cas.digest import CAS_PREFIX
 from cas.storage import attachment_store
 from cas.storage.base import BlobStat, BlobStore
@@ -184,10 +184,9 @@ def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
 def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
     """Look again, right before deleting. A reference now means that the check was overtaken."""
     keys = [stat.key for stat in batch]
-    for label, column in REFERENCE_COLUMNS:
-        model: Any = apps.get_model(label)
-        rows = model._default_manager.filter(**{f"{column}__in": keys}).values_list("pk", column)
-        found = patiently(rows.first, stop)
+    for column in key_columns(KeyKind.REFERENCE):
+        rows = column.rows().filter(**{f"{column.name}__in": keys}).order_by("pk")
+        found = patiently(rows.values_list("pk", column.name).first, stop)
         if found:
             raise Halt(
                 ExitStatus.REFUSED,

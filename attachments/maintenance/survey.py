@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from django.apps import apps
 from django.db import connection
 from django.db.models import Q, Value
 from django.db.models.functions import Collate
 
 from attachments.maintenance.run import ExitStatus, Halt
-from attachments.references import REFERENCE_COLUMNS
+from attachments.object_keys import KeyKind
+from attachments.references import key_columns
 from cas.storage.base import Absent, BlobStat, BlobStore
 
 ROWS_AT_A_TIME: Final = 2000
@@ -121,10 +121,10 @@ class _Source(NamedTuple):
 
 
 def _sources() -> Iterator[_Source]:
-    for label, column in REFERENCE_COLUMNS:
-        model = apps.get_model(label)
+    for model, field in key_columns(KeyKind.REFERENCE):
         names = {field.name for field in model._meta.get_fields()}
-        yield _Source(model, column, SIZE_COLUMN if SIZE_COLUMN in names else Value(None))
+        size = SIZE_COLUMN if SIZE_COLUMN in names else Value(None)
+        yield _Source(model, field.attname, size)
 
 
 def _claims(source: _Source, condition: dict[str, Any]) -> Iterator[Reference]:
