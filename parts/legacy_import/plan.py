@@ -1,232 +1,269 @@
 """Decides what becomes of every row, before anything is changed.
 
-Each step is a statement over the whole scratch database. Identity is a matter of counting: the
-n-th row of a part with some key is the n-th row here of that part with that key, so that a part
-which really has one file twice keeps both, and a second import finds them all. A row that has
-moved to another key since is known by the id it kept, else by its bytes, and only counted where
-neither can tell.
+Each step is a statement over the whole scratch database. What is here already is known by the map
+of ids that earlier imports recorded. Only for rows that came before there was a map, a part is
+known by its key and the time it was made, and its attachments by theirs: nobody can edit these.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from attachments.models import LEGACY_PREFIX
-from cas.digest import CAS_PREFIX, Digest
-from cas.storage.base import Absent, Corrupt
-from parts.legacy_import.sources import Table
+from attachments.maintenance.run import ExitStatus, Halt
+from parts.legacy_import.scratch import TABLES
+from parts.legacy_import.shapes import Shape
 
-SCRATCH_TABLES: Final = {Table.PARTS: "part", Table.ATTACHMENTS: "attachment"}
-
-READS_AT_A_TIME: Final = 16
-"""Objects that are read at a time where their bytes must tell."""
+# Whose an attachment is, where parts and kits own sets of them. A set may have several owners:
+# the first gets the row itself, the others one each, as if it had been copied to them.
+OWNERS: Final = """
+UPDATE attachment SET part = (
+    SELECT id FROM part WHERE part.set_id = attachment.set_id ORDER BY number LIMIT 1)
+"""
+SET_COVERS: Final = """
+UPDATE part SET cover = (SELECT cover FROM attachment_set WHERE id = part.set_id)
+"""
+FURTHER_OWNERS: Final = """
+INSERT INTO attachment (
+    number, id, map_id, part, set_id, kind, name, s3_key, url, size, created, has_picture,
+    record, fault, reason)
+SELECT
+    (SELECT max(number) FROM attachment) + row_number() OVER (ORDER BY attachment.number, part.id),
+    attachment.id, attachment.id || '@' || part.id, part.id, attachment.set_id, kind, name, s3_key,
+    url, size, attachment.created, has_picture, attachment.record, attachment.fault,
+    attachment.reason
+FROM attachment JOIN part ON part.set_id = attachment.set_id AND part.id <> attachment.part
+WHERE attachment.map_id IS NULL AND attachment.id IS NOT NULL
+"""
 
 REPEATED: Final = """
 UPDATE {table} SET fault = 'duplicate',
     reason = '{column} ' || {table}.{column} || ' is that of row ' || twin.first || ' too'
 FROM (
     SELECT number, min(number) OVER (PARTITION BY {column}) AS first
-    FROM {table} WHERE fault IS NULL AND {column} IS NOT NULL
+    FROM {table} WHERE {column} IS NOT NULL AND {among}
 ) AS twin
 WHERE twin.number = {table}.number AND twin.first < {table}.number
 """
 
-MATCH_PARTS: Final = """
-UPDATE part SET target = part_here.id, cover_here = part_here.cover
-FROM part_here WHERE part_here.key = part.key AND part.fault IS NULL
+# A row whose id does not name it alone is known by its content as well.
+MAP_IDS: Final = """
+UPDATE {table} SET map_id = CASE
+    WHEN id IS NOT NULL AND (fault IS NULL OR fault <> 'duplicate') THEN id
+    ELSE coalesce(id, '') || '#' || short_hash(coalesce({content}, record, reason, '')) END
+WHERE map_id IS NULL
+"""
+
+KNOWN: Final = """
+UPDATE {table} SET
+    target = known.our_id,
+    outcome = CASE
+        WHEN known.released = 'forgotten' THEN 'forgotten'
+        WHEN EXISTS (SELECT 1 FROM {table}_here WHERE id = known.our_id) THEN 'already_here'
+        ELSE 'deleted_here' END
+FROM known
+WHERE known.kind = '{table}' AND known.id = {table}.map_id
+    AND (known.our_id IS NOT NULL OR known.released = 'forgotten')
+"""
+
+PARTS_BEFORE_THE_MAP: Final = """
+UPDATE part SET target = part_here.id, outcome = 'already_here'
+FROM part_here
+WHERE part_here.key = part.key AND part_here.created = part.created
+    AND part.fault IS NULL AND part.outcome IS NULL
 """
 
 # Keys are drawn by chance: two collections can have given one key to two different parts, and
-# the files of one must not end up with the other. A part that was edited here still has its time.
+# the files of one must not end up with the other.
 STRANGERS: Final = """
-UPDATE part SET target = NULL, cover_here = NULL, fault = 'conflict',
-    reason = 'here the key ' || part.key || ' is that of another part: ' || part_here.description
+UPDATE part SET fault = 'conflict',
+    reason = 'here the key ' || part.key || ' is that of another part: '
+        || substr(part_here.description, 1, 200)
 FROM part_here
-WHERE part_here.id = part.target
-    AND NOT (part_here.created IS part.created
-        OR part_here.description = part.description
-        OR (part.code <> '' AND part_here.code = part.code))
+WHERE part_here.key = part.key AND part.fault IS NULL AND part.outcome IS NULL
+"""
+
+COVERS_HERE: Final = """
+UPDATE part SET cover_here = part_here.cover FROM part_here WHERE part_here.id = part.target
+"""
+
+OF_KITS: Final = """
+UPDATE attachment SET outcome = 'left_out', fault = 'kit',
+    reason = 'it belongs to kit ' || kit.id || ', and kits are not imported'
+FROM kit
+WHERE kit.set_id = attachment.set_id AND attachment.part IS NULL AND attachment.outcome IS NULL
 """
 
 WITHOUT_PART: Final = """
 UPDATE attachment SET fault = 'no_part', reason = coalesce(
-    (SELECT 'its part, row ' || part.number || ', is refused'
+    (SELECT 'its part, row ' || part.number || CASE outcome
+        WHEN 'deleted_here' THEN ', was imported and is not here any more'
+        WHEN 'forgotten' THEN ', was forgotten' ELSE ', is refused' END
      FROM part WHERE part.id = attachment.part),
-    'there is no part with the id ' || attachment.part)
-WHERE fault IS NULL
-    AND NOT EXISTS (SELECT 1 FROM part WHERE part.id = attachment.part AND part.fault IS NULL)
+    'there is no part with the id ' || attachment.part,
+    'no part has the attachment set ' || attachment.set_id)
+WHERE fault IS NULL AND outcome IS NULL
+    AND NOT EXISTS (
+        SELECT 1 FROM part WHERE part.id = attachment.part AND CASE
+            WHEN part.outcome IS NULL THEN part.fault IS NULL
+            ELSE part.outcome = 'already_here' END)
 """
 
-MATCH_SAME_KEY: Final = """
+# Rows of one part that were made at the same moment are the same if there are as many of them on
+# both sides.
+TWINS: Final = """
 WITH theirs AS (
-    SELECT attachment.number, part.target AS part, coalesce(s3_key, url) AS place,
+    SELECT attachment.number, part.target AS part, attachment.kind, attachment.created,
         row_number() OVER (
-            PARTITION BY part.target, coalesce(s3_key, url) ORDER BY attachment.number) AS n
-    FROM attachment JOIN part ON part.id = attachment.part AND part.fault IS NULL
-    WHERE attachment.fault IS NULL AND part.target IS NOT NULL
+            PARTITION BY part.target, attachment.kind, attachment.created
+            ORDER BY attachment.number) AS n,
+        count(*) OVER (PARTITION BY part.target, attachment.kind, attachment.created) AS total
+    FROM attachment JOIN part ON part.id = attachment.part AND part.outcome = 'already_here'
+    WHERE attachment.fault IS NULL AND attachment.outcome IS NULL
 ), ours AS (
-    SELECT id, part, coalesce(s3_key, url) AS place,
-        row_number() OVER (PARTITION BY part, coalesce(s3_key, url) ORDER BY id) AS n
+    SELECT id, part, kind, created,
+        row_number() OVER (PARTITION BY part, kind, created ORDER BY id) AS n,
+        count(*) OVER (PARTITION BY part, kind, created) AS total
     FROM attachment_here
+    WHERE id NOT IN (SELECT our_id FROM known WHERE kind = 'attachment' AND our_id IS NOT NULL)
 )
-UPDATE attachment SET target = ours.id
-FROM theirs JOIN ours USING (part, place, n) WHERE theirs.number = attachment.number
 """
-
-# A row that was imported before and migrated since has another key here. What nobody can edit
-# tells it: part, type, file name, size and, where the source has it, the time it was made.
-CANDIDATES: Final = f"""
-CREATE TEMP VIEW candidate AS
-SELECT attachment.*, attachment_here.id AS id_here, attachment_here.s3_key AS key_here
-FROM attachment
-    JOIN part ON part.id = attachment.part AND part.fault IS NULL
-    JOIN attachment_here ON attachment_here.part = part.target
-        AND attachment_here.kind = attachment.kind
-        AND attachment_here.filename = attachment.filename
-        AND attachment_here.size = attachment.size
-        AND coalesce(attachment.created, attachment_here.created) = attachment_here.created
-WHERE attachment.fault IS NULL AND attachment.target IS NULL
-    AND attachment.s3_key GLOB '{LEGACY_PREFIX}*' AND attachment_here.s3_key GLOB '{CAS_PREFIX}*'
-    AND NOT EXISTS (SELECT 1 FROM attachment AS found WHERE found.target = attachment_here.id)
-"""  # noqa: S608 - our own constants
-
-MATCH_KEPT_ID: Final = """
-UPDATE attachment SET target = own_id
-WHERE number IN (SELECT number FROM candidate WHERE own_id = id_here)
-"""
-
-# A name and a size alone are little to go by; and of two rows alike, one may not have come in.
-DOUBTFUL: Final = """
-CREATE TEMP TABLE doubtful AS SELECT DISTINCT number, s3_key FROM candidate
-WHERE created IS NULL OR EXISTS (
-    SELECT 1 FROM attachment AS twin
-    WHERE twin.part = candidate.part AND twin.number <> candidate.number
-        AND twin.fault IS NULL AND twin.target IS NULL AND twin.created = candidate.created
-        AND twin.kind = candidate.kind AND twin.filename = candidate.filename
-        AND twin.size = candidate.size)
-"""
-
-MATCH_BYTES: Final = """
-UPDATE attachment SET was_read = 1, target = (
-    SELECT min(id_here) FROM candidate
-    WHERE candidate.number = attachment.number AND key_here = :key)
-WHERE number = :number
-"""
-
-MATCH_COUNTED: Final = f"""
-WITH theirs AS (
-    SELECT attachment.number, part.target AS part, kind, filename, size,
-        {{their_time}} AS made,
-        row_number() OVER (
-            PARTITION BY part.target, kind, filename, size, {{their_time}}
-            ORDER BY attachment.number) AS n
-    FROM attachment JOIN part ON part.id = attachment.part AND part.fault IS NULL
-    WHERE attachment.fault IS NULL AND attachment.target IS NULL AND part.target IS NOT NULL
-        -- Bytes that were read and are not here have not come in.
-        AND NOT was_read
-        AND s3_key GLOB '{LEGACY_PREFIX}*' AND (attachment.created IS NULL) = {{timeless}}
-), ours AS (
-    SELECT id, part, kind, filename, size, {{our_time}} AS made,
-        row_number() OVER (
-            PARTITION BY part, kind, filename, size, {{our_time}} ORDER BY id) AS n
-    FROM attachment_here
-    WHERE s3_key GLOB '{CAS_PREFIX}*'
-        AND id NOT IN (SELECT target FROM attachment WHERE target IS NOT NULL)
-)
-UPDATE attachment SET target = ours.id
-FROM theirs JOIN ours USING (part, kind, filename, size, made, n)
+ATTACHMENTS_BEFORE_THE_MAP: Final = f"""
+{TWINS}
+UPDATE attachment SET target = ours.id, outcome = 'already_here'
+FROM theirs JOIN ours USING (part, kind, created, n, total)
 WHERE theirs.number = attachment.number
-"""  # noqa: S608 - our own constants
-
-UNREADABLE: Final = "UPDATE attachment SET fault = 'object_unreadable', reason = ? WHERE number = ?"
+"""  # noqa: S608 - our own constant
+DOUBTFUL: Final = f"""
+{TWINS}
+UPDATE attachment SET fault = 'conflict',
+    reason = 'it may be attachment ' || ours.id || ' here, which was made at the same moment'
+FROM theirs JOIN ours USING (part, kind, created)
+WHERE theirs.number = attachment.number
+"""  # noqa: S608 - our own constant
 
 COVERS: Final = """
 UPDATE attachment SET is_cover = 1
 FROM part
-WHERE part.cover = attachment.id AND part.id = attachment.part AND part.fault IS NULL
-    AND part.cover_here IS NULL
-    AND attachment.fault IS NULL AND attachment.target IS NULL AND attachment.kind = 'image'
+WHERE part.cover = attachment.id AND part.id = attachment.part
+    AND part.cover_here IS NULL AND attachment.has_picture
+    AND attachment.fault IS NULL AND attachment.outcome IS NULL
 """
 
 LOST_COVERS: Final = """
-UPDATE part SET lost_cover = 1
-WHERE fault IS NULL AND cover IS NOT NULL AND cover_here IS NULL
+UPDATE part SET lost_cover = coalesce((
+    SELECT CASE
+        WHEN attachment.fault IS NOT NULL THEN 'it is not imported'
+        WHEN attachment.kind = 'pdf' THEN 'a PDF has no picture here'
+        WHEN attachment.kind = 'url' THEN 'the link has no picture'
+        ELSE 'it has no picture here' END
+    FROM attachment WHERE attachment.id = part.cover AND attachment.part = part.id),
+    'it is no attachment of the part')
+WHERE cover IS NOT NULL AND cover_here IS NULL
+    AND CASE WHEN outcome IS NULL THEN fault IS NULL ELSE outcome = 'already_here' END
     AND NOT EXISTS (
         SELECT 1 FROM attachment
-        WHERE attachment.id = part.cover AND attachment.part = part.id
-            AND attachment.kind = 'image' AND attachment.fault IS NULL)
+        WHERE attachment.id = part.cover AND attachment.part = part.id AND has_picture
+            AND (attachment.fault IS NULL OR attachment.outcome IS NOT NULL))
 """
 
 TAKEN_IDS: Final = """
 UPDATE {table} SET own_id = NULL
-WHERE own_id IS NOT NULL AND EXISTS (SELECT 1 FROM {table}_here WHERE id = {table}.own_id)
+WHERE EXISTS (SELECT 1 FROM {table}_here WHERE id = own_id)
+    OR EXISTS (SELECT 1 FROM given_id WHERE kind = '{table}' AND id = own_id)
+"""
+
+# An id that was imported, with another key now, is another part: no part ever changes its key.
+OTHER_PART: Final = """
+SELECT known.id, known.name, part.key
+FROM known JOIN part ON part.map_id = known.id
+WHERE known.kind = 'part' AND known.our_id IS NOT NULL AND known.name <> part.key
+LIMIT 1
+"""
+NONE_KNOWN: Final = """
+SELECT EXISTS (SELECT 1 FROM part)
+    AND EXISTS (SELECT 1 FROM known WHERE kind = 'part' AND our_id IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM part JOIN known ON known.kind = 'part' AND known.id = part.map_id
+        WHERE known.our_id IS NOT NULL)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How many of a table's rows were read, are here already, are refused, are to come."""
+    """How many of a table's rows were read, and what is to become of them."""
 
     read: int
-    present: int
-    refused: int
+    already_here: int
+    deleted_here: int
+    forgotten: int
+    left_out: int
+    failed: int
     to_import: int
 
 
+def identify(scratch: sqlite3.Connection, shape: Shape) -> None:
+    """Give every row the id by which it is known from one import to the next."""
+    if shape.has_sets:
+        scratch.execute(OWNERS)
+        scratch.execute(SET_COVERS)
+        scratch.execute(FURTHER_OWNERS)
+    for table, content in (("part", "key"), ("attachment", "s3_key, url")):
+        scratch.execute(REPEATED.format(table=table, column="id", among="map_id IS NULL"))
+        scratch.execute(MAP_IDS.format(table=table, content=content))
+    scratch.execute(REPEATED.format(table="part", column="key", among="fault IS NULL"))
+
+
+def check_same_source(scratch: sqlite3.Connection, source: str) -> None:
+    """Raises Halt if another installation was imported under this name."""
+    advice = "Give this one a name of its own: --source NAME"
+    if found := scratch.execute(OTHER_PART).fetchone():
+        raise Halt(
+            ExitStatus.REFUSED,
+            f"another installation was imported as '{source}': there, the part with the id "
+            f"{found[0]} has the key {found[1]}, here {found[2]}. {advice}",
+        )
+    if scratch.execute(NONE_KNOWN).fetchone()[0]:
+        raise Halt(
+            ExitStatus.REFUSED,
+            f"another installation was imported as '{source}': of the parts that came from it, "
+            f"this one has none. {advice}",
+        )
+
+
 def match(scratch: sqlite3.Connection) -> None:
-    """Refuse what contradicts other rows, and find by key or id what is here already."""
-    for table, column in (("part", "id"), ("part", "key"), ("attachment", "id")):
-        scratch.execute(REPEATED.format(table=table, column=column))
-    scratch.execute(MATCH_PARTS)
+    """Find what is here already, and refuse what contradicts other rows."""
+    for table in TABLES:
+        scratch.execute(KNOWN.format(table=table))
+    scratch.execute(PARTS_BEFORE_THE_MAP)
     scratch.execute(STRANGERS)
+    scratch.execute(COVERS_HERE)
+    scratch.execute(OF_KITS)
     scratch.execute(WITHOUT_PART)
-    scratch.execute(MATCH_SAME_KEY)
-    scratch.execute(CANDIDATES)
-    scratch.execute(MATCH_KEPT_ID)
-
-
-def match_by_content(
-    scratch: sqlite3.Connection, digest_of: Callable[[str], Digest | Absent | Corrupt]
-) -> None:
-    """Tell by the bytes at their keys which of the rows left are here already.
-
-    Rows whose object is gone, as after a cleanup, are counted. One whose object is damaged is
-    refused: it may be here or not. Raises what `digest_of` raises.
-    """
+    scratch.execute(ATTACHMENTS_BEFORE_THE_MAP)
     scratch.execute(DOUBTFUL)
-    with ThreadPoolExecutor(READS_AT_A_TIME) as pool:
-        doubtful = scratch.execute("SELECT number, s3_key FROM doubtful ORDER BY number")
-        while rows := doubtful.fetchmany(READS_AT_A_TIME):
-            found = pool.map(digest_of, [row["s3_key"] for row in rows])
-            for row, digest in zip(rows, found, strict=True):
-                if isinstance(digest, Digest):
-                    scratch.execute(MATCH_BYTES, {"number": row["number"], "key": digest.key})
-                elif isinstance(digest, Corrupt):
-                    scratch.execute(UNREADABLE, [str(digest), row["number"]])
-    scratch.execute(
-        MATCH_COUNTED.format(their_time="attachment.created", our_time="created", timeless=0)
-    )
-    scratch.execute(MATCH_COUNTED.format(their_time="''", our_time="''", timeless=1))
 
 
-def settle(scratch: sqlite3.Connection) -> dict[Table, Planned]:
+def settle(scratch: sqlite3.Connection) -> dict[str, Planned]:
     """When every fault is known: choose covers and ids, and count."""
     scratch.execute(COVERS)
     scratch.execute(LOST_COVERS)
-    for table in SCRATCH_TABLES.values():
+    for table in TABLES:
         scratch.execute(TAKEN_IDS.format(table=table))
-    return {table: _count(scratch, name) for table, name in SCRATCH_TABLES.items()}
+    return {table: _count(scratch, table) for table in TABLES}
 
 
 def _count(scratch: sqlite3.Connection, table: str) -> Planned:
     found = scratch.execute(
         f"""
-        SELECT count(*), count(target), count(fault),
-            count(*) FILTER (WHERE fault IS NULL AND target IS NULL)
+        SELECT count(*),
+            count(*) FILTER (WHERE outcome = 'already_here'),
+            count(*) FILTER (WHERE outcome = 'deleted_here'),
+            count(*) FILTER (WHERE outcome = 'forgotten'),
+            count(*) FILTER (WHERE outcome = 'left_out'),
+            count(*) FILTER (WHERE outcome IS NULL AND fault IS NOT NULL),
+            count(*) FILTER (WHERE outcome IS NULL AND fault IS NULL)
         FROM {table}
         """  # noqa: S608 - one of our own table names
     ).fetchone()

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import mimetypes
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from pathlib import PurePosixPath
+from typing import Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 
-from attachments.maintenance.rows import LEGACY_KEY
-from attachments.models import Attachment
+from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import safe_name
 from cas.digest import is_cas_key
+from cas.sniff import EXTENSIONS, PDF
 from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
 from parts.models import Part, Tag, Type
 
 Raw = Mapping[str, Any]
+
+LONGEST_ID: Final = 200
+"""Characters of an id that the table of source rows has room for, with what may be added."""
+
+LONGEST_URL: Final = 2000
 
 LARGEST_KEPT_ID: Final = 2**53 - 1
 """A larger id is not kept: clients that read JSON numbers as doubles would confuse it with its
@@ -45,20 +53,44 @@ TEXT_COLUMNS: Final = (
 
 PART_COLUMNS: Final = frozenset(TEXT_COLUMNS) | {
     "id", "key", "pin_count", "type", "type_id", "seller", "seller_id", "tags",
-    "cover_attachment_id", "created_at", "updated_at",
+    "cover_attachment_id", "attachment_set_id", "created_at", "updated_at",
 }  # fmt: skip
 
 ATTACHMENT_COLUMNS: Final = frozenset(
     {
-        "id", "part_id", "attachment_type", "title", "s3_key", "url", "filename",
-        "content_type", "file_size", "created_at", "updated_at",
+        "id", "part_id", "attachment_set_id", "attachment_type", "title", "s3_key", "url",
+        "filename", "content_type", "file_size", "created_at", "updated_at",
     }
 )  # fmt: skip
 
+USUAL_TYPES: Final = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "application/x-pdf": PDF,
+}
+"""Other names of content types, which browsers and servers have given them."""
+
+OCTETS: Final = frozenset({"application/octet-stream", "binary/octet-stream"})
+"""Content types that say nothing."""
+
 _CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(?: *;[ -~]*)?", re.ASCII)
 
-Lookup = Callable[[str, str], str | None]
-"""The name that a type's or a seller's id stands for; None if there is no such id."""
+
+class Lookup(Protocol):
+    """What a part's row says by ids, found in the source's other tables."""
+
+    def name(self, kind: str, reference: str) -> str | None:
+        """The name of a type or seller; None if there is no such id."""
+
+    def used(self, kind: str, name: str) -> None:
+        """A part's row has this name itself."""
+
+    def seller(self, part: str) -> tuple[str | None, str]:
+        """The id of a part's first seller, and the link to the part there."""
+
+    def tags(self, part: str) -> list[str]:
+        """The names of a part's tags, from tables of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +100,7 @@ class PartRecord:
     source_id: str
     key: str
     cover: str | None
+    set_id: str | None
     type_name: str
     tags: list[str]
     created: datetime | None
@@ -77,10 +110,14 @@ class PartRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttachmentRecord:
-    """An attachment as its row here will be, but for its part. Sizes in bytes."""
+    """An attachment as its row here will be, but for its part. Sizes in bytes.
 
-    source_id: str | None
-    part: str
+    `owner` is the id of its part, or of its set. A `size` that the source does not know is taken
+    from the object.
+    """
+
+    source_id: str
+    owner: str
     kind: str
     s3_key: str | None
     url: str | None
@@ -91,14 +128,20 @@ class AttachmentRecord:
     created: datetime | None
     updated: datetime | None
 
+    @property
+    def has_picture(self) -> bool:
+        return can_be_cover(model_of(self))
 
-def parse_part(raw: Raw, look_up: Lookup) -> PartRecord:
+
+def parse_part(raw: Raw, lookup: Lookup) -> PartRecord:
     """Raises BadRow."""
-    source_id = identifier(raw.get("id"), "id")
-    if source_id is None:
-        raise BadRow("invalid", "id is empty")
+    source_id = _id(raw)
     fields: dict[str, Any] = {column: text(raw.get(column), column) for column in TEXT_COLUMNS}
-    fields["seller"] = _named(raw, "seller", look_up)
+    seller, link = lookup.seller(source_id)
+    fields["seller"] = _named(raw, "seller", lookup) or _by_id("seller", seller, lookup)
+    fields["seller_link"] = fields["seller_link"] or link
+    for column in ("product_page", "seller_link"):
+        fields[column] = fields[column].strip()
     fields["pin_count"] = whole(raw.get("pin_count"), "pin_count")
     if fields["pin_count"] is not None and not 1 <= fields["pin_count"] <= MOST_PINS:
         raise BadRow("invalid", f"pin_count is not from 1 to {MOST_PINS}")
@@ -106,8 +149,9 @@ def parse_part(raw: Raw, look_up: Lookup) -> PartRecord:
         source_id=source_id,
         key=text(raw.get("key"), "key"),
         cover=identifier(raw.get("cover_attachment_id"), "cover_attachment_id"),
-        type_name=_named(raw, "type", look_up),
-        tags=names(raw.get("tags"), "tags"),
+        set_id=identifier(raw.get("attachment_set_id"), "attachment_set_id"),
+        type_name=_named(raw, "type", lookup),
+        tags=names(raw["tags"], "tags") if "tags" in raw else lookup.tags(source_id),
         created=moment(raw.get("created_at"), "created_at"),
         updated=moment(raw.get("updated_at"), "updated_at"),
         fields=fields,
@@ -120,32 +164,38 @@ def parse_part(raw: Raw, look_up: Lookup) -> PartRecord:
     return record
 
 
-def parse_attachment(raw: Raw) -> AttachmentRecord:
+def parse_attachment(raw: Raw, owner_column: str) -> AttachmentRecord:
     """Raises BadRow."""
-    part = identifier(raw.get("part_id"), "part_id")
-    if part is None:
-        raise BadRow("invalid", "part_id is empty")
-    url = text(raw.get("url"), "url") or None
-    content_type = text(raw.get("content_type"), "content_type") or None
-    filename = text(raw.get("filename"), "filename") or None
-    if filename is not None:
-        filename = safe_name(filename, content_type or "")
-    title = text(raw.get("title"), "title").strip() or (filename or url or "")[:255]
+    source_id = _id(raw)
+    owner = identifier(raw.get(owner_column), owner_column)
+    if owner is None:
+        raise BadRow("invalid", f"{owner_column} is empty")
+    kind = text(raw.get("attachment_type"), "attachment_type").strip().lower()
+    key = text(raw.get("s3_key"), "s3_key") or None
+    url = text(raw.get("url"), "url").strip() or None
+    title = text(raw.get("title"), "title").strip()
+    content_type = filename = None
+    if key is not None:
+        given = text(raw.get("content_type"), "content_type").strip().lower()
+        content_type = USUAL_TYPES.get(given, given) or _likely_type(kind, key)
+        named = text(raw.get("filename"), "filename") or _name_in(url) or title
+        if kind != Attachment.Kind.URL or raw.get("filename"):
+            filename = file_name(named, content_type, key)
     record = AttachmentRecord(
-        source_id=identifier(raw.get("id"), "id"),
-        part=part,
-        kind=text(raw.get("attachment_type"), "attachment_type").lower(),
-        s3_key=text(raw.get("s3_key"), "s3_key") or None,
+        source_id=source_id,
+        owner=owner,
+        kind=kind,
+        s3_key=key,
         url=url,
         filename=filename,
-        size=whole(raw.get("file_size"), "file_size"),
+        size=whole(raw.get("file_size"), "file_size") if key is not None else None,
         content_type=content_type,
-        title=title,
+        title=title or (filename or url or "")[:255],
         created=moment(raw.get("created_at"), "created_at"),
         updated=moment(raw.get("updated_at"), "updated_at"),
     )
     _check_kind(record)
-    _check(model_of(record), "part")
+    _check(model_of(record), "part", "url")
     return record
 
 
@@ -165,6 +215,21 @@ def model_of(record: AttachmentRecord) -> Attachment:
     )
 
 
+def can_be_cover(row: Attachment) -> bool:
+    """Whether there is a picture to show for the attachment."""
+    if row.s3_key is None or row.attachment_type == Attachment.Kind.PDF:
+        return False
+    return row.content_type != "image/svg+xml"
+
+
+def file_name(name: str, content_type: str, key: str) -> str:
+    """A safe name that ends as files of the type do; where the type says nothing, as the key."""
+    if content_type not in EXTENSIONS and "." not in name.strip("."):
+        guessed = None if content_type in OCTETS else mimetypes.guess_extension(content_type)
+        name = (name or "attachment") + (guessed or _suffix(key))
+    return safe_name(name, content_type) or "attachment"
+
+
 def own_id(source_id: str | None) -> int | None:
     """The id to keep here if it is free; None if it is not one that should be kept."""
     if source_id is None or not re.fullmatch(r"[1-9][0-9]{0,15}", source_id):
@@ -173,38 +238,86 @@ def own_id(source_id: str | None) -> int | None:
     return number if number <= LARGEST_KEPT_ID else None
 
 
-def _named(raw: Raw, column: str, look_up: Lookup) -> str:
+def _id(raw: Raw) -> str:
+    found = identifier(raw.get("id"), "id")
+    if found is None:
+        raise BadRow("invalid", "id is empty")
+    if len(found) > LONGEST_ID:
+        raise BadRow("invalid", f"id is longer than {LONGEST_ID} characters")
+    return found
+
+
+def _named(raw: Raw, column: str, lookup: Lookup) -> str:
     """The name in the column itself, or the one that the column of ids stands for."""
     if name := text(raw.get(column), column).strip():
+        lookup.used(column, name)
         return name
     reference = identifier(raw.get(f"{column}_id"), f"{column}_id")
+    return _by_id(column, reference, lookup)
+
+
+def _by_id(column: str, reference: str | None, lookup: Lookup) -> str:
     if reference is None:
         return ""
-    name_found = look_up(column, reference)
-    if name_found is None:
+    name = lookup.name(column, reference)
+    if name is None:
         raise BadRow("invalid", f"{column}_id {reference} is not among the {column}s")
-    return name_found
+    return name
+
+
+def _name_in(url: str | None) -> str:
+    """The last part of a URL's path."""
+    try:
+        return PurePosixPath(unquote(urlsplit(url or "").path)).name
+    except ValueError:
+        return ""
+
+
+def _suffix(key: str) -> str:
+    suffix = PurePosixPath(key).suffix
+    return suffix if re.fullmatch(r"\.[0-9A-Za-z]{1,10}", suffix) else ""
+
+
+def _likely_type(kind: str, key: str) -> str:
+    """What a file without a content type is taken for until its bytes are read."""
+    if kind == Attachment.Kind.PDF:
+        return PDF
+    return mimetypes.guess_type(f"x{_suffix(key)}")[0] or "application/octet-stream"
 
 
 def _check_kind(record: AttachmentRecord) -> None:
     """What the row's type implies; the database would only say which constraint refused."""
+    if len(record.url or "") > LONGEST_URL:
+        raise BadRow("invalid", f"url is longer than {LONGEST_URL} characters")
     if record.kind == Attachment.Kind.URL:
-        if record.s3_key is not None:
-            raise BadRow("invalid", "s3_key is set on a link")
-        if not (record.url or "").lower().startswith(("http://", "https://")):
-            raise BadRow("invalid", "url is not an http or https link")
+        _check_link(record.url)
+    elif record.s3_key is None:
+        raise BadRow("invalid", "s3_key is empty")
+    if record.s3_key is None:
         return
-    for column in ("s3_key", "filename", "content_type", "size"):
-        if getattr(record, column) is None:
-            raise BadRow("invalid", f"{'file_size' if column == 'size' else column} is empty")
     if record.size is not None and record.size < 0:
         raise BadRow("invalid", "file_size is negative")
-    if not (is_cas_key(record.s3_key or "") or LEGACY_KEY.match(record.s3_key or "")):
-        raise BadRow(
-            "invalid", "s3_key is neither parts/{part_id}/attachments/{uuid}.{ext} nor cas/{hash}"
-        )
+    if not (is_cas_key(record.s3_key) or is_older_key(record.s3_key)):
+        raise BadRow("unknown_key", "s3_key is neither below parts/ nor cas/{hash}")
     if not _CONTENT_TYPE.fullmatch(record.content_type or ""):
         raise BadRow("invalid", "content_type is not a media type")
+
+
+def _check_link(url: str | None) -> None:
+    if url is None:
+        raise BadRow("invalid", "url is empty")
+    if not url.lower().startswith(("http://", "https://")):
+        raise BadRow("invalid", "url is not an http or https link")
+
+
+def is_older_key(key: str) -> bool:
+    """Whether this is a key below `parts/` that every store can keep: it names no directory."""
+    pieces = key.split("/")
+    return (
+        key.startswith(LEGACY_PREFIX)
+        and not {"", ".", ".."} & set(pieces)
+        and all(character >= " " and character != "\x7f" for character in key)
+    )
 
 
 def _check(row: Model, *unchecked: str) -> None:

@@ -54,7 +54,9 @@ ATTACHMENT_SETS: Final = Shape(
 
 def recognise(source: Source) -> Shape:
     """The shape of the source. Raises Halt if it has none, or more than one."""
-    lacking = {shape.owner: _lacking(source, shape) for shape in (PART_ATTACHMENTS, ATTACHMENT_SETS)}
+    lacking = {
+        shape.owner: _lacking(source, shape) for shape in (PART_ATTACHMENTS, ATTACHMENT_SETS)
+    }
     whole = [shape for shape in (PART_ATTACHMENTS, ATTACHMENT_SETS) if not lacking[shape.owner]]
     if len(whole) == 2:
         # A table that is no longer in use names objects, too: it must not go unread.

@@ -12,22 +12,40 @@ from parts.legacy_import.values import BadRow
 
 
 class Table(StrEnum):
-    """The older tables. Only the first two must be there."""
+    """The older tables that an import reads; which of them there are, `shapes` says."""
 
     PARTS = "parts"
-    ATTACHMENTS = "part_attachments"
+    PART_ATTACHMENTS = "part_attachments"
+    ATTACHMENTS = "attachments"
+    ATTACHMENT_SETS = "attachment_sets"
+    KITS = "kits"
     TYPES = "types"
     SELLERS = "sellers"
+    PART_SELLERS = "part_sellers"
+    TAGS = "tags"
+    PART_TAGS = "part_tags"
 
 
 class Source(Protocol):
-    """Rows, one at a time in flat memory, each a mapping of the columns that it has."""
+    """Tables and their rows, read one row at a time in flat memory."""
 
-    def has(self, table: Table) -> bool:
-        """Whether the table can be read."""
+    def tables(self) -> list[str]:
+        """The names of all tables, also of those that no import knows. Raises Halt."""
 
-    def rows(self, table: Table) -> Iterator[Mapping[str, Any] | BadRow]:
-        """Every row; BadRow stands for one that cannot be told. Raises Halt."""
+    def columns(self, table: str) -> frozenset[str] | None:
+        """The table's columns; None if there is no such table. Raises Halt.
+
+        A dump of a table without rows may not say them: then the set is empty.
+        """
+
+    def count(self, table: str) -> int:
+        """How many rows the table has. Raises Halt."""
+
+    def rows(self, table: str) -> Iterator[Mapping[str, Any] | BadRow]:
+        """Every row, in an order that is the same each time as long as no row is added.
+
+        BadRow stands for one that cannot be told. Raises Halt.
+        """
 
 
 Opening = AbstractContextManager[Source]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,6 @@ def collection(store: BlobStore) -> tuple[list[Row], list[Row]]:
     return parts, [*files, older_link(14, 3)]
 
 
-def as_json(path: Path, rows: Sequence[Row]) -> Path:
-    path.write_text(json.dumps(rows))
-    return path
-
-
 def as_lines(path: Path, rows: Sequence[Row]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -86,9 +81,22 @@ def as_lines(path: Path, rows: Sequence[Row]) -> Path:
 def as_csv(path: Path, rows: Sequence[Row]) -> Path:
     """The way PostgreSQL's COPY writes it: arrays in braces, NULL as nothing."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, rows[0].keys() if rows else [])
         writer.writeheader()
         for row in rows:
             tags = "{" + ",".join(f'"{tag}"' for tag in row.get("tags", [])) + "}"
             writer.writerow({**row, "tags": tags} if "tags" in row else row)
     return path
+
+
+def dump(
+    directory: Path,
+    tables: Mapping[str, Sequence[Row]],
+    write: Callable[[Path, Sequence[Row]], Path] = as_lines,
+) -> Path:
+    """A directory with a dump of each table."""
+    directory.mkdir(exist_ok=True)
+    suffix = "csv" if write is as_csv else "jsonl"
+    for table, rows in tables.items():
+        write(directory / f"{table}.{suffix}", rows)
+    return directory
