@@ -206,7 +206,7 @@ def _misfit(row: Attachment, found: int | Absent) -> StoreError | None:
 
 @contextmanager
 def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclusion]:
-    """Of these digests, those that no row references and none can come to while the block runs."""
+    """Of these digests, those that no row references or holds, nor can while the block runs."""
     with excluding(store, digests) as exclusion:
         # This look must come after the lock: an upload that committed before we got it is seen
         # here, one that comes later waits for us and then finds the blob gone and stores it.
@@ -214,12 +214,41 @@ def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclus
         yield exclusion
 
 
-def referenced(digests: set[Digest]) -> set[Digest]:
-    """Those of the digests that any row references or holds."""
+def referenced(digests: Collection[Digest], *kinds: KeyKind) -> set[Digest]:
+    """Those of the digests that a row names, in a column of these kinds or of any."""
     keys = {digest.key: digest for digest in digests}
-    found: set[Digest] = set()
-    for column in key_columns():
-        rows = column.rows().filter(**{f"{column.name}__in": list(keys)}).order_by()
-        named = rows.values_list(column.name, flat=True)
-        found.update(keys[key] for key in named.distinct())
-    return found
+    return {keys[key] for key in named(keys, *kinds)}
+
+
+def named(keys: Collection[str], *kinds: KeyKind) -> set[str]:
+    """Those of the keys that a row names, in a column of these kinds or of any."""
+    return {
+        key
+        for column in key_columns(*kinds)
+        for key in _keys(column.rows().filter(**{f"{column.name}__in": list(keys)}), column)
+    }
+
+
+def sources_recorded() -> bool:
+    """Whether any row of an older installation was ever recorded."""
+    return any(column.model._base_manager.exists() for column in _releasable())
+
+
+def ever_named(keys: Collection[str]) -> set[str]:
+    """Those of the keys that a recorded row of an older installation named, released or not."""
+    return {
+        key
+        for column in _releasable()
+        for key in _keys(
+            column.model._base_manager.filter(**{f"{column.name}__in": list(keys)}), column
+        )
+    }
+
+
+def _releasable() -> list[KeyColumn]:
+    """The columns of source rows: holds whose row stays, as a record, when it is released."""
+    return [column for column in key_columns(KeyKind.HOLD) if column.field.active is not None]
+
+
+def _keys(rows: QuerySet[Any], column: KeyColumn) -> QuerySet[Any]:
+    return rows.order_by().values_list(column.name, flat=True).distinct()

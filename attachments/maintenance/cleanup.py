@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from django.conf import settings
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
+from attachments import references
 from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
@@ -21,8 +23,8 @@ from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
 from attachments.maintenance.survey import Entry, survey
+from attachments.models import LEGACY_PREFIX
 from attachments.object_keys import KeyKind
-from attachments.references import key_columns
 from cas.digest import CAS_PREFIX
 from cas.storage import attachment_store
 from cas.storage.base import BlobStat, BlobStore
@@ -40,20 +42,30 @@ BATCH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class CleanupOptions:
-    """`min_age` is how old an object must be; `max_delete` how many objects at most."""
+    """`min_age` is how old an object must be; `max_delete` how many objects at most.
+
+    `unnamed` includes what no row of an imported source ever named.
+    """
 
     dry_run: bool = False
     min_age: timedelta = timedelta()
     max_delete: int | None = None
     verify_content: bool = False
+    unnamed: bool = False
     workers: int = 4
 
 
 @dataclass
 class CleanupSummary(RunSummary):
-    """What was found below the older prefix, and what became of it."""
+    """What was found below the older prefix, and what became of it.
+
+    `held` objects are named by rows of an older installation that were not released. `unknown`
+    ones do not look like the older layout's or, once rows of a source were recorded, were never
+    named by one: that installation may have added them since.
+    """
 
     deleted: int = 0
+    held: int = 0
     too_young: int = 0
     unknown: int = 0
 
@@ -65,6 +77,7 @@ class CleanupSummary(RunSummary):
         return {
             "deleted": self.deleted,
             "deleted_bytes": self.bytes,
+            "held": self.held,
             "too_young": self.too_young,
             "unknown_left_alone": self.unknown,
         }
@@ -97,7 +110,7 @@ def check_complete(store: BlobStore, run: Run) -> int:
     referenced = 0
     damaged: list[Entry] = []
     for entry in run.watch("checked", survey(store, CAS_PREFIX)):
-        referenced += not entry.unreferenced
+        referenced += entry.referenced
         if entry.missing or entry.wrong_size:
             damaged.append(entry)
             if len(damaged) > SAMPLES:
@@ -138,10 +151,13 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
 
     def delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
         _check_unreferenced(batch, run.stop)
+        held = _held(batch, run.stop)
+        summary.held += len(held)
+        free = [stat for stat in batch if stat.key not in held]
         if options.dry_run:
-            return would_delete(batch)
+            return would_delete(free)
         patiently(partial(require_lock, LEGACY_LAYOUT), run.stop)
-        return store.remove_many([stat.key for stat in batch])
+        return store.remove_many([stat.key for stat in free])
 
     run.progress.begin("would delete" if options.dry_run else "deleted")
     metrics = (DELETED_OBJECTS, DELETED_BYTES)
@@ -152,21 +168,56 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
 def _deletable(
     store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
 ) -> Iterator[BlobStat]:
-    """The legacy objects that are old enough. What does not look like one is listed instead."""
+    """The legacy objects that are old enough and not held. What is not known is listed instead."""
     newest = timezone.now() - options.min_age
-    for stat in outside_cas(store):
+    recorded = patiently(references.sources_recorded, run.stop)
+    listed = _watched(outside_cas(store), run)
+    while portion := list(islice(listed, BATCH)):
+        keys = [stat.key for stat in portion]
+        named = patiently(partial(references.ever_named, keys), run.stop) if recorded else set()
+        held = _held(portion, run.stop)
+        for stat in portion:
+            if stat.key in held:
+                _leave(stat, "held", "a row of an older installation names it", run)
+                summary.held += 1
+            elif why := _stranger(stat.key, named, unnamed=options.unnamed or not recorded):
+                _leave(stat, "unknown", why, run)
+                summary.unknown += 1
+            elif stat.modified > newest:
+                summary.too_young += 1
+            else:
+                yield stat
+
+
+def _watched(stats: Iterator[BlobStat], run: Run) -> Iterator[BlobStat]:
+    """What is passed by may take long, and so a signal must end it."""
+    for stat in stats:
         run.progress.show_if_due()
-        if not LEGACY_KEY.match(stat.key):
-            # Left alone and passed by for as long as it takes, and so a signal must end it.
-            run.stop.check()
-            summary.unknown += 1
-            logger.warning("not a known legacy key, left alone: %s (%d bytes)", stat.key, stat.size)
-            run.report.write({"key": stat.key, "bytes": stat.size, "outcome": "unknown"})
-        elif stat.modified > newest:
-            run.stop.check()
-            summary.too_young += 1
-        else:
-            yield stat
+        run.stop.check()
+        yield stat
+
+
+def _stranger(key: str, named: set[str], *, unnamed: bool) -> str:
+    """Why an object is not known to be the older layout's; "" if it is.
+
+    `named` is what recorded rows named, `unnamed` whether others may be left over too.
+    """
+    if key in named and key.startswith(LEGACY_PREFIX):
+        return ""
+    if not LEGACY_KEY.match(key):
+        return "not a known legacy key"
+    return "" if unnamed else "no row of an imported source ever named it"
+
+
+def _leave(stat: BlobStat, outcome: str, why: str, run: Run) -> None:
+    level = logging.INFO if outcome == "held" else logging.WARNING
+    logger.log(level, "%s, left alone: %s (%d bytes)", why, stat.key, stat.size)
+    run.report.write({"key": stat.key, "bytes": stat.size, "outcome": outcome, "why": why})
+
+
+def _held(batch: Sequence[BlobStat], stop: Stop) -> set[str]:
+    keys = [stat.key for stat in batch]
+    return patiently(partial(references.named, keys, KeyKind.HOLD), stop)
 
 
 def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
@@ -184,7 +235,7 @@ def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
 def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
     """Look again, right before deleting. A reference now means that the check was overtaken."""
     keys = [stat.key for stat in batch]
-    for column in key_columns(KeyKind.REFERENCE):
+    for column in references.key_columns(KeyKind.REFERENCE):
         rows = column.rows().filter(**{f"{column.name}__in": keys}).order_by("pk")
         found = patiently(rows.values_list("pk", column.name).first, stop)
         if found:

@@ -1,4 +1,4 @@
-"""Garbage collection: deletes blobs that no row references, while uploads go on.
+"""Garbage collection: deletes blobs that no row references or holds, while uploads go on.
 
 Nothing is deleted on the word of the listing alone. A survey finds how much garbage there is and
 every reason not to go on; then a second listing hands it, batch by batch, to
@@ -64,10 +64,14 @@ class CollectOptions:
 
 @dataclass
 class CollectSummary(RunSummary):
-    """`in_use` blobs came to be referenced, or were being uploaded, while the run went on."""
+    """`held` blobs are named by nothing but holds, such as rows of an older installation.
+
+    `in_use` blobs came to be referenced, or were being uploaded, while the run went on.
+    """
 
     blobs: int = 0
     referenced: int = 0
+    held: int = 0
     garbage: int = 0
     garbage_bytes: int = 0
     in_grace: int = 0
@@ -84,6 +88,7 @@ class CollectSummary(RunSummary):
         return {
             "blobs": self.blobs,
             "referenced": self.referenced,
+            "held": self.held,
             "garbage": self.garbage,
             "garbage_bytes": self.garbage_bytes,
             "in_grace_period": self.in_grace,
@@ -126,7 +131,8 @@ def _plan(
             )
         summary.blobs += 1
         if not entry.unreferenced:
-            summary.referenced += 1
+            summary.referenced += entry.referenced
+            summary.held += entry.held
             continue
         if entry.stat.modified > now + MOST_APART:
             # The clocks agree, so the object's time is made up; it is as young as can be.

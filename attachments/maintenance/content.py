@@ -42,7 +42,7 @@ def verify_content(store: BlobStore, run: Run, *, workers: int, total: int) -> N
             yield Hashed(key, stat.size, digest.key == key)
 
     pool = Pool[str, Hashed](hashed, pace=pace, stop=run.stop)
-    referenced = (entry.key for entry in survey(store, CAS_PREFIX) if not entry.unreferenced)
+    referenced = (entry.key for entry in survey(store, CAS_PREFIX) if entry.referenced)
     run.progress.begin("hashed", total)
     for result in pool.run(referenced):
         if result is not None:

@@ -12,6 +12,8 @@ from typing import Final
 
 from attachments.locks import excluding, refuse_condemned
 from attachments.models import LEGACY_PREFIX, Attachment
+from attachments.object_keys import KeyKind
+from attachments.references import referenced
 from cas.digest import Digest
 from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt, Unreachable
 
@@ -30,7 +32,8 @@ def repair(
 
     The action is `quarantined` or `restored`. A corrupt blob is moved only when the object to
     restore it from has been read, or there is none; an unreadable one makes way only for such an
-    object. Raises StoreError. Whoever repairs must keep a cleanup away (`LEGACY_LAYOUT`).
+    object. What nothing but holds names is left where it is. Raises StoreError. Whoever repairs
+    must keep a cleanup away (`LEGACY_LAYOUT`).
     """
     left = set(corrupt)
     for digest, source in _sources(store, {*corrupt, *missing, *unreadable}):
@@ -95,6 +98,9 @@ def _quarantine(store: BlobStore, digest: Digest) -> bool:
 
     The name it gets says what it was and what its bytes are, so that one never replaces another.
     """
+    if _held(digest):
+        logger.warning("%s is corrupt and stays: an older installation names it", digest.key)
+        return False
     try:
         found, before = store.digest_of(digest.key)
         if found == digest:
@@ -133,12 +139,19 @@ def _remove(store: BlobStore, digest: Digest, seen: BlobStat) -> bool:
     ours, none can, and one that healed it since shows by another etag.
     """
     with excluding(store, [digest]) as exclusion:
-        if digest not in exclusion.removable or store.stat(digest.key).etag != seen.etag:
+        if digest not in exclusion.removable or _held(digest):
+            return False
+        if store.stat(digest.key).etag != seen.etag:
             return False
         outcomes = dict(exclusion.remove_many([digest.key]))
     if error := outcomes[digest.key]:
         raise error
     return True
+
+
+def _held(digest: Digest) -> bool:
+    """Whether holds are all that names the blob: it is not ours to move."""
+    return bool(referenced([digest])) and not referenced([digest], KeyKind.REFERENCE)
 
 
 def _sizes(digests: set[Digest]) -> set[int]:

@@ -30,9 +30,12 @@ CAS_KEY: Final = r"\Acas/[0-9a-f]{64}\Z"
 LEGACY_KEY: Final = re.compile(
     re.escape(LEGACY_PREFIX)
     + r"[0-9A-Za-z-]+/attachments/"
-    + r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}(?:\.[0-9A-Za-z]{1,10})?\Z"
+    + r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}(?:\.[^/\x00-\x1f\x7f]{1,255})?\Z"
 )
-"""What the older application named its objects: `parts/{part_id}/attachments/{uuid}.{ext}`."""
+"""What the older application named its objects: `parts/{part_id}/attachments/{uuid}.{ext}`.
+
+The extension is whatever followed the last dot of a file's name, with spaces and all.
+"""
 
 BLOCK_ROWS: Final = 128
 """Ids in a block, the unit that processes claim: few enough to share small tables evenly."""

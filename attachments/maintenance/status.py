@@ -17,6 +17,8 @@ from attachments.maintenance.run import ExitStatus
 from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX, Attachment
+from attachments.object_keys import KeyKind
+from attachments.references import key_columns
 from cas.digest import CAS_PREFIX
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore
@@ -29,8 +31,9 @@ class MigrationStatus:
     """Rows by state, and bytes as the rows record them.
 
     `malformed` rows have a key of neither form; a migration reports them as failed.
-    `blob_bytes` counts a shared blob once. `runs` is how many migrations hold the lock at this
-    moment, None where the database cannot tell.
+    `blob_bytes` counts a shared blob once. `holds` are rows that keep an object from being
+    deleted, by why they do. `runs` is how many migrations hold the lock at this moment, None where
+    the database cannot tell.
     """
 
     links: int
@@ -41,6 +44,7 @@ class MigrationStatus:
     unmigrated_bytes: int
     blobs: int
     blob_bytes: int
+    holds: dict[str, int]
     runs: int | None
 
     @property
@@ -63,6 +67,7 @@ class MigrationStatus:
             "blobs": self.blobs,
             "blob_bytes": self.blob_bytes,
             "dedup_ratio": round(self.dedup_ratio, 3),
+            "holds": self.holds,
             "runs": self.runs,
         }
 
@@ -119,8 +124,20 @@ def migration_status() -> MigrationStatus:
         unmigrated_bytes=(counted["bytes"] or 0) - migrated_bytes,
         blobs=blobs["count"],
         blob_bytes=blobs["bytes"] or 0,
+        holds=_holds(),
         runs=_running(),
     )
+
+
+def _holds() -> dict[str, int]:
+    """How many rows hold an object, by their reasons in words: `SOURCE refused no_part`."""
+    counted: dict[str, int] = {}
+    for column in key_columns(KeyKind.HOLD):
+        reasons = column.field.reasons
+        rows = column.rows().order_by(*reasons).values_list(*reasons).annotate(Count("pk"))
+        for *words, count in rows:
+            counted[" ".join(filter(None, words)) or str(column.model._meta.verbose_name)] = count
+    return counted
 
 
 def look(output: Output, *, objects: bool) -> StatusSummary:

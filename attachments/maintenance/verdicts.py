@@ -46,6 +46,7 @@ class VerifySummary(RunSummary):
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     orphans: int = 0
     orphan_bytes: int = 0
+    held: int = 0
     strays: int = 0
     quarantined: int = 0
     restored: int = 0
@@ -92,6 +93,7 @@ class VerifySummary(RunSummary):
             "bytes": self.bytes,
             "orphans": self.orphans,
             "orphan_bytes": self.orphan_bytes,
+            "held": self.held,
             "strays": self.strays,
             "quarantined": self.quarantined,
             "restored": self.restored,

@@ -127,6 +127,7 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             _damage(Verified(digest, Verdict.WRONG_SIZE, detail=_misfit(entry)), summary, run)
             # Whether the blob or the row is wrong is to be known in this run.
             Verification.objects.filter(digest=digest.hex).update(verified_at=NEVER)
+        summary.held += entry.held
         if entry.unreferenced:
             summary.orphans += 1
             summary.orphan_bytes += entry.stat.size

@@ -55,6 +55,7 @@ def test_rows_by_state(store: BlobStore, part: Part) -> None:
         "blobs": 2,
         "blob_bytes": 6,
         "dedup_ratio": 1.667,
+        "holds": {},
         "runs": figures["runs"],
         "samples": [],
         "next": "manage.py migrate_to_cas --dry-run",

@@ -38,6 +38,11 @@ class Command(MaintenanceCommand):
             "--verify-content", action="store_true",
             help="hash every referenced object again before anything is deleted",
         )  # fmt: skip
+        parser.add_argument(
+            "--delete-unnamed", action="store_true",
+            help="once rows of an older installation were imported: also delete what none of "
+            "them ever named",
+        )  # fmt: skip
         parser.add_argument("--workers", type=positive, default=4, help="objects hashed at a time")
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CleanupSummary:
@@ -49,6 +54,7 @@ class Command(MaintenanceCommand):
                 min_age=timedelta(seconds=options["min_age"]),
                 max_delete=options["max_delete"],
                 verify_content=options["verify_content"],
+                unnamed=options["delete_unnamed"],
                 workers=options["workers"],
             ),
             output,
