@@ -56,6 +56,7 @@ class PlannedAttachment:
 
     number: int
     map_id: str
+    part_key: str
     record: AttachmentRecord
     own_id: int | None
     is_cover: bool
@@ -105,6 +106,7 @@ def _pieces(scratch: sqlite3.Connection, part: PlannedPart) -> Iterator[list[Pla
             PlannedAttachment(
                 row["number"],
                 row["map_id"],
+                part.key,
                 AttachmentRecord(**{**_record(row["record"]), "size": row["size"]}),
                 row["own_id"],
                 bool(row["is_cover"]),

@@ -164,7 +164,7 @@ def _record(written: Written, shape: Shape, summary: ImportSummary, run: Run) ->
         name = planned.record.s3_key or planned.record.url
         source_id = planned.record.source_id
         if written.fault and planned.is_cover:
-            _lose_cover(summary, f"of {table}/{planned.map_id}", "it is not imported", run)
+            _lose_cover(summary, planned.part_key, "it is not imported", run)
     summary.count(table, written.fault, written.size)
     if written.fault:
         _blame(summary, table, planned.map_id, name, written.fault, written.reason)
