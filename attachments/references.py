@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.apps import apps
 from django.db import transaction
-from django.db.models import Model, QuerySet
-from django.utils import timezone
+from django.db.models import Case, F, Model, Q, QuerySet, Value, When
+from django.db.models.functions import Lower
+from django.db.models.lookups import In
 from prometheus_client import Counter
 
 from attachments.locks import Exclusion, Hold, excluding, hold_shared
@@ -27,6 +28,8 @@ from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.http import OPAQUE_TYPE
+from cas.sniff import ALIASES, PDF, PILLOW_FORMATS, SVG, UNTYPED
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
@@ -35,6 +38,16 @@ if TYPE_CHECKING:
 
 IMPORT_LOOKS: Final = 16
 """Objects that are looked at at a time while imported rows are attached under the locks."""
+
+_TYPE_UNLESS_DISPROVED: Final = Case(
+    # Bytes of these types tell what they are; those of others may be what the row says.
+    When(
+        Q(content_type__isnull=True)
+        | Q(In(Lower("content_type"), [*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED])),
+        then=Value(OPAQUE_TYPE),
+    ),
+    default=F("content_type"),
+)
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -139,9 +152,18 @@ def copy(source_id: int, target: Part) -> Attachment:
         )
 
 
-def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+def repoint(
+    attachment_id: int,
+    old_key: str,
+    digest: Digest,
+    size: int,
+    hold: Hold,
+    content_type: str | None,
+) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
+    `content_type` is what the blob's bytes are, None if they do not tell. When the row was last
+    updated by a person stays as it is.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
@@ -150,7 +172,7 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
     if hold.stands_for(digest):
         # A statement of its own is a transaction; if the connection, and with it the lock, went
         # this moment, the statement fails with it.
-        return _point(rows, digest, size)
+        return _point(rows, digest, size, content_type)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
@@ -158,11 +180,12 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        return _point(rows, digest, size)
+        return _point(rows, digest, size, content_type)
 
 
-def _point(rows: QuerySet[Attachment], digest: Digest, size: int) -> bool:
-    return rows.update(s3_key=digest.key, file_size=size, updated_at=timezone.now()) == 1
+def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
+    known = Value(content_type) if content_type else _TYPE_UNLESS_DISPROVED
+    return rows.update(s3_key=digest.key, file_size=size, content_type=known) == 1
 
 
 def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:

@@ -30,7 +30,19 @@ class Rehearsal:
         digest, source = self._store.digest_of(key, on_bytes)
         return Ingested(digest, source.size, source, self._outcome(digest, source.size))
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        """None: nothing is stored to look at, and nothing is written of it."""
+        return None
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
         return Attachment.objects.filter(pk=row, s3_key=old_key).exists()
 
     def _outcome(self, digest: Digest, size: int) -> Outcome:

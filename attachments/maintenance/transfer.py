@@ -21,9 +21,11 @@ from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest, is_cas_key
+from cas.sniff import HEAD, identify
 from cas.storage.base import (
     Absent,
     BlobStore,
+    ByteRange,
     Corrupt,
     Ingested,
     OnBytes,
@@ -72,7 +74,7 @@ class RowFault(Exception):
 
 
 class Acts(Protocol):
-    """The two steps that change something; a rehearsal has its own.
+    """The steps that change something, or look at what was changed; a rehearsal has its own.
 
     `verb` says in the log what they do to a row.
     """
@@ -82,7 +84,18 @@ class Acts(Protocol):
     def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
         """Make the object's bytes available at their CAS key."""
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        """What the stored bytes are; None if they do not tell."""
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
         """Move the row. False if it no longer points at the old key."""
 
 
@@ -95,8 +108,22 @@ class RealActs:
     def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
         return self._store.ingest(key, on_bytes, on_digest)
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
-        return references.repoint(row, old_key, digest, size, hold)
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        if size == 0:
+            return None
+        with self._store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
+            return identify(stream.read(HEAD))
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
+        return references.repoint(row, old_key, digest, size, hold, content_type)
 
 
 class Transfer:
@@ -131,6 +158,9 @@ class Transfer:
         attempts = Attempts(self._pace, self._stop, self._store)
         try:
             ingested = attempts.of(partial(self._ingest, group, hold))
+            content_type = attempts.of(
+                partial(self._acts.content_type, ingested.digest, ingested.size)
+            )
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -139,7 +169,7 @@ class Transfer:
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, attempts, hold, stored=stored)
+            result = self._row(row, group, ingested, content_type, attempts, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
@@ -154,7 +184,7 @@ class Transfer:
             self._bandwidth.spend,
             lambda digest: patiently(partial(hold.take, digest), self._stop),
         )
-        if ingested.size != group.size:
+        if group.size is not None and ingested.size != group.size:
             raise RowFault(
                 "size_mismatch", f"the row says {group.size} bytes, the object has {ingested.size}"
             )
@@ -165,6 +195,7 @@ class Transfer:
         row: int,
         group: Group,
         ingested: Ingested,
+        content_type: str | None,
         attempts: Attempts,
         hold: Hold,
         *,
@@ -172,7 +203,7 @@ class Transfer:
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = attempts.of(partial(self._repoint, row, group, digest, hold))
+            moved = attempts.of(partial(self._repoint, row, group, ingested, content_type, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -189,11 +220,16 @@ class Transfer:
                 changed = RowFault("changed", f"the row has come to point at {key}; run this again")
                 return _failed(row, group, attempts.taken(), changed)
             outcome = RowOutcome.SKIPPED if key is None else RowOutcome.ALREADY_DONE
-        return RowResult(row, group.key, group.size, outcome, attempts.taken(), digest)
+        return RowResult(row, group.key, ingested.size, outcome, attempts.taken(), digest)
 
-    def _repoint(self, row: int, group: Group, digest: Digest, hold: Hold) -> bool:
+    def _repoint(
+        self, row: int, group: Group, ingested: Ingested, content_type: str | None, hold: Hold
+    ) -> bool:
         """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
-        repoint = partial(self._acts.repoint, row, group.key, digest, group.size, hold)
+        repoint = partial(
+            self._acts.repoint,
+            row, group.key, ingested.digest, ingested.size, hold, content_type,
+        )  # fmt: skip
         try:
             return patiently(repoint, self._stop)
         except (Absent, Corrupt):
@@ -218,7 +254,7 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
     return RowResult(
         row,
         group.key,
-        group.size,
+        group.size or 0,
         RowOutcome.FAILED,
         attempts,
         error_class=code,
