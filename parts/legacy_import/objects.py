@@ -16,12 +16,16 @@ from typing import Final, NamedTuple
 from django.utils import timezone
 
 from attachments.maintenance.run import Stop
-from attachments.models import LEGACY_PREFIX, Attachment, Verification
+from attachments.models import LEGACY_PREFIX, Verification
 from cas.digest import CAS_PREFIX, Digest
-from cas.sniff import HEAD, sniff
+from cas.http import OPAQUE_TYPE
+from cas.sniff import ALIASES, HEAD, PDF, PILLOW_FORMATS, SVG, UNTYPED, identify
 from cas.storage.base import Absent, BlobStat, BlobStore, ByteRange, Corrupt, StoreError
 from parts.legacy_import.loads import Load
 from parts.legacy_import.records import file_name
+
+TOLD_BY_BYTES: Final = frozenset({*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED})
+"""Types that bytes have or have not; what a row says of others may be true."""
 
 READS_AT_A_TIME: Final = 16
 """Blobs that are read at a time."""
@@ -122,10 +126,13 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
         proof = proofs[Digest.from_key(each.record.s3_key or "")]
         if isinstance(proof, StoreError):
             each.fault = proof
-        elif proof.content_type and each.record.kind != Attachment.Kind.URL:
-            name = each.record.filename or ""
-            filename = file_name(name, proof.content_type, "")
-            each.record = replace(each.record, content_type=proof.content_type, filename=filename)
+            continue
+        declared = each.record.content_type or ""
+        told = proof.content_type or (OPAQUE_TYPE if declared in TOLD_BY_BYTES else declared)
+        filename = each.record.filename
+        if filename is not None:
+            filename = file_name(filename, told, "")
+        each.record = replace(each.record, content_type=told, filename=filename)
 
 
 def _proof(store: BlobStore, stop: Stop, digest: Digest) -> Proven | Absent | Corrupt:
@@ -139,6 +146,6 @@ def _proof(store: BlobStore, stop: Stop, digest: Digest) -> Proven | Absent | Co
         if not stat.size:
             return Proven(None)
         with store.read(digest.key, ByteRange(0, min(HEAD, stat.size))) as stream:
-            return Proven(sniff(stream.read(HEAD)))
+            return Proven(identify(stream.read(HEAD)))
     except (Absent, Corrupt) as fault:
         return fault

@@ -17,7 +17,7 @@ from django.db.models import Model
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import safe_name
 from cas.digest import is_cas_key
-from cas.sniff import EXTENSIONS, PDF
+from cas.sniff import EXTENSIONS, PDF, UNTYPED, canonical
 from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
 from parts.models import Part, Tag, Type
 
@@ -63,18 +63,13 @@ ATTACHMENT_COLUMNS: Final = frozenset(
     }
 )  # fmt: skip
 
-USUAL_TYPES: Final = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "image/x-png": "image/png",
-    "application/x-pdf": PDF,
-}
-"""Other names of content types, which browsers and servers have given them."""
-
-OCTETS: Final = frozenset({"application/octet-stream", "binary/octet-stream"})
+OCTETS: Final = frozenset({"application/octet-stream", *UNTYPED})
 """Content types that say nothing."""
 
-_CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(?: *;[ -~]*)?", re.ASCII)
+LOOK: Final = "binary/octet-stream"
+"""The one of them that stands for bytes that may be a picture, until they are looked at."""
+
+_CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 
 
 class Lookup(Protocol):
@@ -130,7 +125,7 @@ class AttachmentRecord:
 
     @property
     def has_picture(self) -> bool:
-        return can_be_cover(model_of(self))
+        return model_of(self).has_picture
 
 
 def parse_part(raw: Raw, lookup: Lookup) -> PartRecord:
@@ -176,8 +171,8 @@ def parse_attachment(raw: Raw, owner_column: str) -> AttachmentRecord:
     title = text(raw.get("title"), "title").strip()
     content_type = filename = None
     if key is not None:
-        given = text(raw.get("content_type"), "content_type").strip().lower()
-        content_type = USUAL_TYPES.get(given, given) or _likely_type(kind, key)
+        given = canonical(text(raw.get("content_type"), "content_type"))
+        content_type = _likely_type(kind, key) if given in OCTETS else given
         named = text(raw.get("filename"), "filename") or _name_in(url) or title
         if kind != Attachment.Kind.URL or raw.get("filename"):
             filename = file_name(named, content_type, key)
@@ -213,13 +208,6 @@ def model_of(record: AttachmentRecord) -> Attachment:
         file_size=record.size,
         **times,
     )
-
-
-def can_be_cover(row: Attachment) -> bool:
-    """Whether there is a picture to show for the attachment."""
-    if row.s3_key is None or row.attachment_type == Attachment.Kind.PDF:
-        return False
-    return row.content_type != "image/svg+xml"
 
 
 def file_name(name: str, content_type: str, key: str) -> str:
@@ -279,10 +267,11 @@ def _suffix(key: str) -> str:
 
 
 def _likely_type(kind: str, key: str) -> str:
-    """What a file without a content type is taken for until its bytes are read."""
+    """What a file whose type nobody looked at is taken for, until its bytes are read."""
+    guessed = mimetypes.guess_type(f"x{_suffix(key)}")[0]
     if kind == Attachment.Kind.PDF:
-        return PDF
-    return mimetypes.guess_type(f"x{_suffix(key)}")[0] or "application/octet-stream"
+        return guessed or PDF
+    return guessed if guessed in EXTENSIONS else LOOK
 
 
 def _check_kind(record: AttachmentRecord) -> None:

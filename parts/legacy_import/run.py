@@ -163,8 +163,9 @@ def _record(written: Written, shape: Shape, summary: ImportSummary, run: Run) ->
     else:
         name = planned.record.s3_key or planned.record.url
         source_id = planned.record.source_id
-        if written.fault and planned.is_cover:
-            _lose_cover(summary, planned.part_key, "it is not imported", run)
+        if planned.is_cover and (written.fault or not planned.record.has_picture):
+            why = "it is not imported" if written.fault else "its bytes are no picture"
+            _lose_cover(summary, planned.part_key, why, run)
     summary.count(table, written.fault, written.size)
     if written.fault:
         _blame(summary, table, planned.map_id, name, written.fault, written.reason)

@@ -206,7 +206,7 @@ def _attach(files: list[tuple[PlannedPart, PlannedAttachment]], targets: Targets
         if fault := refused.get(position):
             written.append(Written(ATTACHMENT, planned, None, fault.code, str(fault)))
             continue
-        if planned.is_cover:
+        if planned.is_cover and row.has_picture:
             Part.objects.filter(pk=row.part_id, cover_attachment=None).update(
                 cover_attachment=row.pk
             )

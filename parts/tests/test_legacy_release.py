@@ -13,6 +13,7 @@ from attachments import references
 from attachments.locks import _lock_number
 from attachments.models import Attachment
 from attachments.tests.legacy import on_disk, put, run, summary_of
+from attachments.timestamps import create_with_times
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from parts.legacy_import.source_rows import SourceRows
@@ -77,9 +78,9 @@ def test_every_row_is_recorded_with_what_became_of_it(store: BlobStore, tmp_path
     assert states() == {**accepted, "13": (STATE.REFUSED, "object_size")}
     row = SourceRow.objects.get(source_table="part_attachments", source_id="11")
     assert (row.source, row.object_key, row.object_size) == ("older", files[1]["s3_key"], 9)
-    assert Attachment.objects.get(pk=row.our_id).title == row.name == "File 11"
+    assert Attachment.objects.get(pk=row.our_id or 0).title == row.name == "File 11"
     part = SourceRow.objects.get(source_table="parts", source_id="1")
-    assert Part.objects.get(pk=part.our_id).key == part.name
+    assert Part.objects.get(pk=part.our_id or 0).key == part.name
 
 
 @on_disk
@@ -254,7 +255,8 @@ def test_rows_without_an_id_of_their_own_hold_their_objects(
     store: BlobStore, tmp_path: Path, settings: Any
 ) -> None:
     parts, files = collection(store)
-    for number, changes in enumerate(({"id": None}, {"id": 11}, {"part_id": None}), start=50):
+    faults: list[Row] = [{"id": None}, {"id": 11}, {"part_id": None}]
+    for number, changes in enumerate(faults, start=50):
         key = f"parts/9/attachments/{number}.pdf"
         put(store, key, b"lost")
         files.append(older_file(number, 1, 4, s3_key=key) | changes)
@@ -284,7 +286,7 @@ def test_the_digests_lock_is_held_while_rows_are_recorded_and_attached(
             if free[-1]:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_lock_number(digest)])
 
-    record, create = SourceRows._record, references.create_with_times
+    record, create = SourceRows._record, create_with_times
     write = SourceRows._write
 
     def recorded(self: SourceRows, table: Any, rows: Any) -> None:

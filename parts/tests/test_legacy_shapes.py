@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,12 @@ def test_what_comes_over_is_as_it_was(
     files = client.get(f"/api/parts/{third.key}/attachments").json()
     drawing, page = (next(f for f in files if f["title"] == f"File {n}") for n in (5, 6))
     assert drawing["thumbnail_url"] is None
-    answer = client.get(drawing["view_url"])
-    assert answer["Content-Disposition"].startswith("attachment")
-    assert b"".join(answer.streaming_content) == SVG  # type: ignore[attr-defined]
+    with closing(client.get(drawing["view_url"])) as answer:
+        assert answer["Content-Disposition"].startswith("attachment")
+        assert b"".join(answer.streaming_content) == SVG  # type: ignore[attr-defined]
     assert page["url"] == "https://example.org/shop"
-    assert client.get(page["thumbnail_url"]).status_code == 200
+    with closing(client.get(page["thumbnail_url"])) as answer:
+        assert answer.status_code == 200
 
 
 @on_disk
