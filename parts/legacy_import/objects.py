@@ -21,8 +21,8 @@ from cas.digest import CAS_PREFIX, Digest
 from cas.http import OPAQUE_TYPE
 from cas.sniff import ALIASES, HEAD, PDF, PILLOW_FORMATS, SVG, UNTYPED, identify
 from cas.storage.base import Absent, BlobStat, BlobStore, ByteRange, Corrupt, StoreError
+from parts.legacy_import.file_names import file_name
 from parts.legacy_import.loads import Load
-from parts.legacy_import.records import file_name
 
 TOLD_BY_BYTES: Final = frozenset({*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED})
 """Types that bytes have or have not; what a row says of others may be true."""

@@ -1,4 +1,4 @@
-"""Fills the scratch database: the source's rows, each judged by itself, and what is here."""
+"""Fills the scratch database with the source's rows, each judged by itself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from attachments.maintenance.frame import Run
 from attachments.maintenance.run import ExitStatus, Halt
-from attachments.models import Attachment
 from parts.legacy_import.records import (
     ATTACHMENT_COLUMNS,
+    LARGEST_SIZE,
     LONGEST_ID,
     PART_COLUMNS,
     AttachmentRecord,
@@ -30,29 +30,15 @@ from parts.legacy_import.scratch import INDEXES
 from parts.legacy_import.shapes import Shape, recognise
 from parts.legacy_import.sources import Source, Table
 from parts.legacy_import.values import BadRow, identifier, text, whole
-from parts.models import Part, SourceRow
 
 logger = logging.getLogger(__name__)
-
-ROWS_AT_A_TIME: Final = 2000
 
 TIMES: Final = frozenset({"created_at", "updated_at"})
 
 NAMED: Final = {"type": Table.TYPES, "seller": Table.SELLERS, "tag": Table.TAGS}
 """The tables in which the ids of types, sellers and tags find their names."""
 
-HERE: Final = {
-    "part_here": Part.objects.values_list(
-        "pk", "key", "cover_attachment_id", "created_at", "description"
-    ),
-    "attachment_here": Attachment.objects.values_list(
-        "pk", "part_id", "attachment_type", "created_at"
-    ),
-}
-
 Columns = dict[str, Any]
-
-LARGEST_SIZE: Final = 2**63 - 1
 
 
 class Column(NamedTuple):
@@ -237,33 +223,6 @@ class Reader:
         return int(self._scratch.execute(query).fetchone()[0])
 
 
-def read_rows_here(scratch: sqlite3.Connection, source: str, shape: Shape) -> None:
-    """Take what tells the rows of this installation from one another, and the map of ids."""
-    for table, rows in HERE.items():
-        _fill(scratch, table, rows.order_by())
-    kinds = {Table.PARTS: "part", shape.attachments: "attachment"}
-    ours = SourceRow.objects.order_by().filter(our_id__isnull=False)
-    for kind, tables in (("part", [Table.PARTS]), ("attachment", _ATTACHMENT_TABLES)):
-        ids = ours.filter(source_table__in=tables).values_list("our_id", flat=True).distinct()
-        _fill(scratch, "given_id", ((kind, our_id) for our_id in ids.iterator(ROWS_AT_A_TIME)))
-    for table, kind in kinds.items():
-        known = SourceRow.objects.filter(source=source, source_table=table).order_by()
-        found = known.values_list(
-            "source_id", "our_id", "state", "release_cause", "name", "object_key", "object_size"
-        )
-        _fill(scratch, "known", ((kind, *row) for row in found.iterator(ROWS_AT_A_TIME)))
-
-
-_ATTACHMENT_TABLES: Final = [Table.PART_ATTACHMENTS, Table.ATTACHMENTS]
-
-
-def _fill(scratch: sqlite3.Connection, table: str, rows: Any) -> None:
-    found = rows.iterator(ROWS_AT_A_TIME) if hasattr(rows, "iterator") else rows
-    for row in found:
-        marks = ", ".join("?" * len(row))
-        scratch.execute(f"INSERT INTO {table} VALUES ({marks})", _plain(row))  # noqa: S608
-
-
 def _label(row: Raw, table: Table, shape: Shape) -> Columns:
     """What a refused row is known by, and the object it names, as far as these can be told."""
     label: Columns = {}
@@ -279,7 +238,7 @@ def _label(row: Raw, table: Table, shape: Shape) -> Columns:
         with suppress(BadRow):
             column = columns.get(name, name)
             label[name] = read(row.get(column), column) or None
-    if (label.get("size") or 0) > LARGEST_SIZE:
+    if abs(label.get("size") or 0) > LARGEST_SIZE:
         del label["size"]
     if label.get("id"):
         label["id"] = label["id"][:LONGEST_ID]
@@ -296,7 +255,7 @@ def _part(record: PartRecord) -> Columns:
         "key": record.key,
         "set_id": record.set_id,
         "cover": record.cover,
-        "created": _instant(record.created),
+        "created": instant(record.created),
         "own_id": own_id(record.source_id),
         "record": _json(record),
     }
@@ -311,7 +270,7 @@ def _attachment(record: AttachmentRecord, shape: Shape) -> Columns:
         "s3_key": record.s3_key,
         "url": record.url,
         "size": record.size,
-        "created": _instant(record.created),
+        "created": instant(record.created),
         "has_picture": record.has_picture,
         "own_id": own_id(record.source_id),
         "record": _json(record),
@@ -322,10 +281,6 @@ def _json(record: PartRecord | AttachmentRecord) -> str:
     return json.dumps(asdict(record), default=datetime.isoformat)
 
 
-def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_instant(value) if isinstance(value, datetime) else value for value in row)
-
-
-def _instant(value: datetime | None) -> str | None:
+def instant(value: datetime | None) -> str | None:
     """One spelling for one instant; all of them are in UTC."""
     return None if value is None else value.isoformat(timespec="microseconds")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import mimetypes
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
-from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 
 from attachments.models import LEGACY_PREFIX, Attachment
-from attachments.uploads import safe_name
 from cas.digest import is_cas_key
-from cas.sniff import EXTENSIONS, PDF, UNTYPED, canonical
+from cas.sniff import canonical
+from parts.legacy_import.file_names import OCTETS, file_name, likely_type, name_in
 from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
 from parts.models import Part, Tag, Type
 
@@ -27,6 +24,8 @@ LONGEST_ID: Final = 200
 """Characters of an id that the table of source rows has room for, with what may be added."""
 
 LONGEST_URL: Final = 2000
+
+LARGEST_SIZE: Final = 2**63 - 1
 
 LARGEST_KEPT_ID: Final = 2**53 - 1
 """A larger id is not kept: clients that read JSON numbers as doubles would confuse it with its
@@ -62,12 +61,6 @@ ATTACHMENT_COLUMNS: Final = frozenset(
         "filename", "content_type", "file_size", "created_at", "updated_at",
     }
 )  # fmt: skip
-
-OCTETS: Final = frozenset({"application/octet-stream", *UNTYPED})
-"""Content types that say nothing."""
-
-LOOK: Final = "binary/octet-stream"
-"""The one of them that stands for bytes that may be a picture, until they are looked at."""
 
 _CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 
@@ -172,8 +165,8 @@ def parse_attachment(raw: Raw, owner_column: str) -> AttachmentRecord:
     content_type = filename = None
     if key is not None:
         given = canonical(text(raw.get("content_type"), "content_type"))
-        content_type = _likely_type(kind, key) if given in OCTETS else given
-        named = text(raw.get("filename"), "filename") or _name_in(url) or title
+        content_type = likely_type(kind, key) if given in OCTETS else given
+        named = text(raw.get("filename"), "filename") or name_in(url) or title
         if kind != Attachment.Kind.URL or raw.get("filename"):
             filename = file_name(named, content_type, key)
     record = AttachmentRecord(
@@ -208,14 +201,6 @@ def model_of(record: AttachmentRecord) -> Attachment:
         file_size=record.size,
         **times,
     )
-
-
-def file_name(name: str, content_type: str, key: str) -> str:
-    """A safe name that ends as files of the type do; where the type says nothing, as the key."""
-    if content_type not in EXTENSIONS and "." not in name.strip("."):
-        guessed = None if content_type in OCTETS else mimetypes.guess_extension(content_type)
-        name = (name or "attachment") + (guessed or _suffix(key))
-    return safe_name(name, content_type) or "attachment"
 
 
 def own_id(source_id: str | None) -> int | None:
@@ -253,27 +238,6 @@ def _by_id(column: str, reference: str | None, lookup: Lookup) -> str:
     return name
 
 
-def _name_in(url: str | None) -> str:
-    """The last part of a URL's path."""
-    try:
-        return PurePosixPath(unquote(urlsplit(url or "").path)).name
-    except ValueError:
-        return ""
-
-
-def _suffix(key: str) -> str:
-    suffix = PurePosixPath(key).suffix
-    return suffix if re.fullmatch(r"\.[0-9A-Za-z]{1,10}", suffix) else ""
-
-
-def _likely_type(kind: str, key: str) -> str:
-    """What a file whose type nobody looked at is taken for, until its bytes are read."""
-    guessed = mimetypes.guess_type(f"x{_suffix(key)}")[0]
-    if kind == Attachment.Kind.PDF:
-        return guessed or PDF
-    return guessed if guessed in EXTENSIONS else LOOK
-
-
 def _check_kind(record: AttachmentRecord) -> None:
     """What the row's type implies; the database would only say which constraint refused."""
     if len(record.url or "") > LONGEST_URL:
@@ -284,8 +248,8 @@ def _check_kind(record: AttachmentRecord) -> None:
         raise BadRow("invalid", "s3_key is empty")
     if record.s3_key is None:
         return
-    if record.size is not None and record.size < 0:
-        raise BadRow("invalid", "file_size is negative")
+    if record.size is not None and not 0 <= record.size <= LARGEST_SIZE:
+        raise BadRow("invalid", "file_size is not the size of a file")
     if not (is_cas_key(record.s3_key) or is_older_key(record.s3_key)):
         raise BadRow("unknown_key", "s3_key is neither below parts/ nor cas/{hash}")
     if not _CONTENT_TYPE.fullmatch(record.content_type or ""):

@@ -20,7 +20,8 @@ from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
 from attachments.references import key_columns
 from parts.legacy_import import plan
-from parts.legacy_import.reading import Reader, read_rows_here
+from parts.legacy_import.here import read_rows_here
+from parts.legacy_import.reading import Reader
 from parts.legacy_import.run import IMPORT
 from parts.legacy_import.scratch import TABLES, scratch
 from parts.legacy_import.sources import Opening

@@ -14,10 +14,11 @@ from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.frame import Output, Run, running
 from cas.storage import attachment_store
 from parts.legacy_import import plan
+from parts.legacy_import.here import read_rows_here
 from parts.legacy_import.ids import reserve_ids
 from parts.legacy_import.loads import PlannedPart, loads
 from parts.legacy_import.objects import check_objects, prove_blobs
-from parts.legacy_import.reading import Reader, read_rows_here
+from parts.legacy_import.reading import Reader
 from parts.legacy_import.scratch import TABLES, scratch
 from parts.legacy_import.shapes import Shape
 from parts.legacy_import.source_rows import SourceRows
