@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -16,6 +17,9 @@ from parts.legacy_import.values import BadRow
 
 SUFFIXES: Final = (".csv", ".json", ".jsonl", ".ndjson")
 """Of the files that are read; what is in one decides how it is read, not its suffix."""
+
+ROWS_LOOKED_AT: Final = 1000
+"""Rows of JSON lines that are read to see which columns there are."""
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """Characters of one row; none of the older tables comes near it."""
@@ -41,10 +45,9 @@ class Dumps:
             kind = _kind(file, path)
             if kind == "csv":
                 return frozenset(_header(csv.reader(file, strict=True), path.name))
-            for row in _lines(file):
-                if not isinstance(row, BadRow):
-                    return frozenset(row)
-        return frozenset()
+            # Some programs leave out what is NULL.
+            rows = islice(_lines(file), ROWS_LOOKED_AT)
+            return frozenset().union(*(row for row in rows if not isinstance(row, BadRow)))
 
     def count(self, table: str) -> int:
         return sum(1 for _ in self.rows(table))

@@ -27,6 +27,8 @@ WHERE relkind IN ('r', 'p') AND NOT relispartition AND pg_table_is_visible(pg_cl
 ORDER BY relname
 """
 
+MAY_READ: Final = "SELECT has_table_privilege(to_regclass(%s), 'SELECT')"
+
 COLUMNS: Final = """
 SELECT attname FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
@@ -50,7 +52,12 @@ class Database:
             found = frozenset(name for (name,) in self._connection.execute(COLUMNS, [name]))
         return found or None
 
-    def count(self, table: str) -> int:
+    def count(self, table: str) -> int | None:
+        name = sql.Identifier(table).as_string(self._connection)
+        with translated():
+            may = self._connection.execute(MAY_READ, [name]).fetchone()
+        if not (may and may[0]):
+            return None
         query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
         with translated():
             row = self._connection.execute(query).fetchone()

@@ -88,7 +88,11 @@ class Reader:
         self._scratch.executescript(INDEXES)
         self._count_unused()
         for table in sorted(self._tables - self._read):
-            self.left_out[table] += self._source.count(table)
+            count = self._source.count(table)
+            if count is None:
+                self.left_out[f"{table} (may not be read)"] = 1
+            else:
+                self.left_out[table] = count
 
     # What a part's row says by ids (`records.Lookup`).
 

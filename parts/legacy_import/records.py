@@ -14,13 +14,14 @@ from django.db.models import Model
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import is_cas_key
 from cas.sniff import canonical
+from parts.addresses import is_executed
 from parts.legacy_import.file_names import OCTETS, file_name, likely_type, name_in
 from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
 from parts.models import Part, Tag, Type
 
 Raw = Mapping[str, Any]
 
-LONGEST_ID: Final = 200
+LONGEST_ID: Final = 100
 """Characters of an id that the table of source rows has room for, with what may be added."""
 
 LONGEST_URL: Final = 2000
@@ -242,6 +243,8 @@ def _check_kind(record: AttachmentRecord) -> None:
     """What the row's type implies; the database would only say which constraint refused."""
     if len(record.url or "") > LONGEST_URL:
         raise BadRow("invalid", f"url is longer than {LONGEST_URL} characters")
+    if is_executed(record.url or ""):
+        raise BadRow("invalid", "url is one that a browser would run")
     if record.kind == Attachment.Kind.URL:
         _check_link(record.url)
     elif record.s3_key is None:

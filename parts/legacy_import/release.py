@@ -24,7 +24,7 @@ from parts.legacy_import.here import read_rows_here
 from parts.legacy_import.reading import Reader
 from parts.legacy_import.run import IMPORT
 from parts.legacy_import.scratch import TABLES, scratch
-from parts.legacy_import.sources import Opening
+from parts.legacy_import.sources import Opening, Table
 from parts.models import SourceRow
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,15 @@ class ReleaseSummary(RunSummary):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What is asked for. Without a `confirm` nobody is asked."""
+    """What is asked for. Without a `confirm` nobody is asked.
+
+    `without` names tables of names that are left out although rows refer to them.
+    """
 
     source: str
     dry_run: bool = False
     confirm: Confirm | None = None
+    without: frozenset[Table] = frozenset()
 
 
 def retire(release: Release, opening: Opening | None, output: Output) -> ReleaseSummary:
@@ -85,7 +89,7 @@ def retire(release: Release, opening: Opening | None, output: Output) -> Release
             )
         if opening is not None:
             with scratch() as database:
-                _check_all_read(database, release.source, opening, run)
+                _check_all_read(database, release, opening, run)
         accepted = rows.filter(state=SourceRow.State.ACCEPTED, released_at=None)
         _let_go(accepted, SourceRow.Release.RETIRED, release, summary, run)
     return summary
@@ -143,14 +147,16 @@ def _chosen(rows: QuerySet[SourceRow], name: str) -> QuerySet[SourceRow]:
     return found
 
 
-def _check_all_read(database: sqlite3.Connection, name: str, opening: Opening, run: Run) -> None:
+def _check_all_read(
+    database: sqlite3.Connection, release: Release, opening: Opening, run: Run
+) -> None:
     """Raises Halt if the source has rows that no import has read."""
     with opening as source:
-        reader = Reader(database, source, frozenset(), run)
+        reader = Reader(database, source, release.without, run)
         reader.read()
-    read_rows_here(database, name, reader.shape)
+    read_rows_here(database, release.source, reader.shape)
     plan.identify(database, reader.shape)
-    plan.check_same_source(database, name)
+    plan.check_same_source(database, release.source)
     for table in TABLES:
         if found := database.execute(UNKNOWN.format(table=table)).fetchone():
             raise Halt(

@@ -60,7 +60,7 @@ def recognise(source: Source) -> Shape:
     whole = [shape for shape in (PART_ATTACHMENTS, ATTACHMENT_SETS) if not lacking[shape.owner]]
     if len(whole) == 2:
         # A table that is no longer in use names objects, too: it must not go unread.
-        whole = [shape for shape in whole if source.count(shape.attachments)] or whole[:1]
+        whole = [shape for shape in whole if source.count(shape.attachments) != 0] or whole[:1]
     if len(whole) == 1:
         return whole[0]
     if whole:

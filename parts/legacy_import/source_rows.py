@@ -35,13 +35,14 @@ COLUMNS: Final = {
     "attachment": {
         "name": "coalesce(attachment.name, '')",
         "key": "attachment.s3_key",
-        "size": "attachment.size",
+        # A size that the source does not know was taken from the object.
+        "size": "coalesce(attachment.size, known.size)",
     },
 }
 """What is recorded of a row, by the scratch table that it is in."""
 
 REFUSED: Final = """
-SELECT map_id, target, fault, reason FROM {table}
+SELECT map_id, target, {size} AS size, fault, reason FROM {table}
 WHERE CASE WHEN outcome IS NULL THEN fault IS NOT NULL
     ELSE outcome = 'left_out' OR (outcome = 'already_here' AND NOT EXISTS (
         SELECT 1 FROM known WHERE kind = '{table}' AND id = map_id AND our_id = target)) END
@@ -54,11 +55,15 @@ LONGEST_NAME: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a source row: the row `our_id` here, or refused with a `code`."""
+    """What became of a source row: the row `our_id` here, or refused with a `code`.
+
+    `size` is that of its object, in bytes.
+    """
 
     table: str
     map_id: str
     our_id: int | None
+    size: int | None = None
     code: str = ""
     reason: str = ""
 
@@ -105,13 +110,14 @@ class SourceRows:
     def settle_decided(self, scratch: sqlite3.Connection) -> None:
         """Note what the plan alone decided: refusals, and rows that were found without a map."""
         for name in self._tables:
-            found = scratch.execute(REFUSED.format(table=name))
+            size = "NULL" if name == "part" else "size"
+            found = scratch.execute(REFUSED.format(table=name, size=size))
             while rows := found.fetchmany(BATCH):
                 self.settle(
                     [
-                        Result(name, row["map_id"], row["target"], row["fault"], row["reason"])
+                        Result(name, row["map_id"], None, row["size"], row["fault"], row["reason"])
                         if row["target"] is None
-                        else Result(name, row["map_id"], row["target"])
+                        else Result(name, row["map_id"], row["target"], row["size"])
                         for row in rows
                     ]
                 )
@@ -126,6 +132,7 @@ class SourceRows:
                     "source_table": self._tables[result.table],
                     "source_id": result.map_id,
                     "our_id": result.our_id,
+                    "object_size": result.size,
                     "state": State.REFUSED if result.code else State.ACCEPTED,
                     "reason_code": result.code,
                     "reason": result.reason,
@@ -133,7 +140,7 @@ class SourceRows:
                 }
                 for result in results
             ),
-            ("our_id", "state", "reason_code", "reason", "tried_at"),
+            ("our_id", "object_size", "state", "reason_code", "reason", "tried_at"),
         )
 
     def _write(self, rows: Iterable[dict[str, Any]], changed: tuple[str, ...]) -> None:

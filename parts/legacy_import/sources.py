@@ -38,8 +38,8 @@ class Source(Protocol):
         A dump of a table without rows may not say them: then the set is empty.
         """
 
-    def count(self, table: str) -> int:
-        """How many rows the table has. Raises Halt."""
+    def count(self, table: str) -> int | None:
+        """How many rows the table has; None if it may not be read. Raises Halt."""
 
     def rows(self, table: str) -> Iterator[Mapping[str, Any] | BadRow]:
         """Every row, in an order that is the same each time as long as no row is added.

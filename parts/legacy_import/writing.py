@@ -53,7 +53,8 @@ class Written:
 
     @property
     def result(self) -> Result:
-        return Result(self.table, self.planned.map_id, self.new_id, self.fault, self.reason)
+        size = None if isinstance(self.planned, PlannedPart) else self.planned.record.size
+        return Result(self.table, self.planned.map_id, self.new_id, size, self.fault, self.reason)
 
 
 class Writer:

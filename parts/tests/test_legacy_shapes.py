@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management.base import CommandError
 from django.test import Client
 
 from attachments.models import Attachment
@@ -15,16 +16,19 @@ from attachments.tests.legacy import on_disk, run, summary_of
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from parts.models import Part, SourceRow
+from parts.tags import names_in_order
 from parts.tests.older import (
     CREATED,
     SVG,
     Older,
+    Tables,
     as_csv,
     as_lines,
     create,
     database,
     dump,
     in_sets,
+    older_part,
     on_blobs,
     on_parts,
 )
@@ -288,3 +292,96 @@ def test_wrong_bytes_at_a_digest_are_refused(store: BlobStore, dumped: Give) -> 
     key = next(r["s3_key"] for r in older.tables["part_attachments"] if r["id"] == 9)
     assert not Attachment.objects.filter(s3_key=key).exists()
     assert Digest.from_key(key)
+
+
+@on_disk
+def test_an_installation_that_has_moved_to_sets_since_is_known(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    """Its attachments are in another table, with other ids: the time they were made tells."""
+    before = on_parts(store)
+    assert import_from("--dump", str(dump(tmp_path / "before", before.tables)))[0] == 3
+    since = in_sets(store)
+    status, summary = import_from("--dump", str(dump(tmp_path / "since", since.tables)))
+    assert status == 3
+    assert summary["parts"]["already_here"] == 3
+    assert summary["attachments"]["already_here"] == Attachment.objects.count() == 7
+    assert {row.title for row in imported(since).values()} == {f"File {n}" for n in range(1, 8)}
+
+
+@on_disk
+def test_json_lines_may_leave_out_what_is_null(store: BlobStore, tmp_path: Path) -> None:
+    older = on_parts(store)
+    files = older.tables["part_attachments"]
+    files.sort(key=lambda row: row["s3_key"] is not None)
+    for name, rows in older.tables.items():
+        bare = [{column: row[column] for column in row if row[column] is not None} for row in rows]
+        older.tables[name] = bare
+    assert import_from("--dump", str(dump(tmp_path / "dump", older.tables)))[0] == 3
+    assert len(imported(older)) == 7
+
+
+@pytest.mark.postgres
+@on_disk
+def test_a_database_with_types_of_its_own_and_tables_that_may_not_be_read(
+    store: BlobStore,
+) -> None:
+    older = on_parts(store)
+    with database() as (url, session):
+        create(session, older.tables)
+        session.execute(
+            """
+            CREATE TYPE kind AS ENUM ('url', 'image', 'pdf');
+            ALTER TABLE part_attachments ALTER attachment_type TYPE kind
+                USING attachment_type::kind;
+            ALTER TABLE parts ALTER tags TYPE jsonb USING to_jsonb(tags);
+            ALTER TABLE parts ALTER id TYPE numeric;
+            ALTER TABLE parts ADD box inet DEFAULT '10.0.0.1', ADD label bytea;
+            CREATE TABLE secrets (id int);
+            CREATE VIEW all_parts AS SELECT * FROM parts;
+            DROP ROLE IF EXISTS older_reader;
+            CREATE ROLE older_reader LOGIN;
+            GRANT SELECT ON parts, part_attachments, boxes TO older_reader;
+            """
+        )
+        try:
+            reader = url.replace("//inventory@", "//older_reader@")
+            status, summary = import_from("--database", reader)
+        finally:
+            session.execute("DROP OWNED BY older_reader; DROP ROLE older_reader")
+    assert status == 3, summary
+    assert summary["left_out"] == {"boxes": 2, "parts.box": 4, "secrets (may not be read)": 1}
+    assert_whole(store, older)
+    assert names_in_order(Part.objects.get(key="QQAD").tags) == ["3 V", "zener"]
+
+
+@on_disk
+def test_tags_from_tables_of_their_own_keep_their_order(store: BlobStore, tmp_path: Path) -> None:
+    part = older_part(1)
+    del part["tags"]
+    tables: Tables = {
+        "parts": [part],
+        "part_attachments": [],
+        "tags": [{"id": n, "name": name} for n, name in enumerate(["a", "b", "c", "d"])],
+        "part_tags": [{"id": n, "part_id": 1, "tag_id": tag} for n, tag in enumerate([2, 0, 3])],
+    }
+    status, summary = import_from("--dump", str(dump(tmp_path / "dump", tables)))
+    assert status == 0, summary
+    assert names_in_order(Part.objects.get().tags) == ["c", "a", "d"]
+    assert summary["left_out"] == {"tags (no part has them)": 1}
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--dump", "x", "--database", "postgresql:///x"),
+        ("--forget", "parts/1", "--dump", "x"),
+        ("--forget", "parts/1", "--retire", "x"),
+        ("--retire", "x", "--source", "y"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError):
+        run("import_legacy", "--yes-i-am-sure", *options)

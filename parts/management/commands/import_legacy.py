@@ -64,9 +64,10 @@ class Command(MaintenanceCommand):
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> RunSummary:
         opening = _opening(options)
+        without = frozenset(options["without"])
         confirm = self.confirm if self.must_ask(options) else None
         if options["retire"]:
-            release = Release(options["retire"], options["dry_run"], confirm)
+            release = Release(options["retire"], options["dry_run"], confirm, without)
             return retire(release, opening, output)
         if options["forget"]:
             release = Release(options["source"], options["dry_run"], confirm)
@@ -79,7 +80,7 @@ class Command(MaintenanceCommand):
             opening,
             ImportOptions(
                 source=options["source"],
-                without=frozenset(options["without"]),
+                without=without,
                 dry_run=options["dry_run"],
             ),
             output,
@@ -104,8 +105,14 @@ class Command(MaintenanceCommand):
 
 
 def _opening(options: dict[str, Any]) -> Opening | None:
-    if options["database"] and options["dump"]:
+    """What is to be read. Raises CommandError for options that do not go together."""
+    given = {name for name in ("database", "dump", "retire", "forget", "without") if options[name]}
+    if {"database", "dump"} <= given:
         raise CommandError("give --database or --dump, not both")
+    if "forget" in given and given != {"forget"}:
+        raise CommandError("--forget goes with --source and nothing else")
+    if "retire" in given and options["source"] != SOURCE:
+        raise CommandError("name the source after --retire, without --source")
     if options["database"]:
         return postgresql.opened(options["database"])
     return dumps.opened(options["dump"]) if options["dump"] else None
