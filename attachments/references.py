@@ -158,7 +158,7 @@ def repoint(
     digest: Digest,
     size: int,
     hold: Hold,
-    content_type: str | None,
+    content_type: str | None = None,
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
