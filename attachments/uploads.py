@@ -195,6 +195,8 @@ def safe_name(name: str, content_type: str) -> str:
     stem, dot, extension = kept.rpartition(".")
     if extensions and not (dot and stem and f".{extension.lower()}" in extensions):
         stem, extension = kept or "attachment", extensions[0].removeprefix(".")
+    elif not dot:
+        stem, extension = kept, ""
     room = MAX_NAME_BYTES - len(extension.encode()) - 1
     stem = stem.encode()[:room].decode(errors="ignore").rstrip(". ")
     return f"{stem}.{extension}" if extension else stem

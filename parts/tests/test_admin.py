@@ -165,6 +165,19 @@ class TestFields:
         assert response.status_code == 200
         assert response.context["errors"]
 
+    def test_free_text_of_an_older_installation_can_stay(self, admin_client, part):
+        texts = {"product_page": "see catalogue,\np. 5", "seller_link": "javascript:alert(1)"}
+        Part.objects.filter(pk=part.pk).update(**texts)
+        html = shown(admin_client.get(page(part)))
+        assert 'type="url" name="product_page"' not in html
+        assert 'href="javascript' not in html
+        sent = {**texts, "product_page": "see catalogue,p. 5", "manufacturer": "New"}
+        response = admin_client.post(page(part), form(**sent))
+        assert response.status_code == 302, shown(response)
+        part.refresh_from_db()
+        assert part.manufacturer == "New"
+        assert {name: getattr(part, name) for name in texts} == texts
+
     def test_a_part_that_is_gone(self, admin_client, part):
         part.delete()
         assert admin_client.post(f"{LIST}1/change/", form())["Location"] == "/admin/"

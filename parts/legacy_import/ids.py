@@ -7,7 +7,8 @@ from typing import Final
 
 from django.db import connection
 
-from parts.adoption.plan import SCRATCH_TABLES
+from attachments.models import Attachment
+from parts.models import Part
 
 # SQLite's own sequences follow every id that is inserted; PostgreSQL's have to be told.
 ADVANCE: Final = """
@@ -23,10 +24,10 @@ def reserve_ids(scratch: sqlite3.Connection) -> None:
     """
     if connection.vendor != "postgresql":
         return
-    for table, name in SCRATCH_TABLES.items():
+    for name, model in (("part", Part), ("attachment", Attachment)):
         largest = scratch.execute(
-            f"SELECT max(own_id) FROM {name} WHERE fault IS NULL AND target IS NULL"  # noqa: S608
+            f"SELECT max(own_id) FROM {name} WHERE fault IS NULL AND outcome IS NULL"  # noqa: S608
         ).fetchone()[0]
         if largest is not None:
             with connection.cursor() as cursor:
-                cursor.execute(ADVANCE, [largest, str(table), largest])
+                cursor.execute(ADVANCE, [largest, model._meta.db_table, largest])

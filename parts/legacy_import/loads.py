@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from parts.adoption.records import AttachmentRecord, PartRecord
+from cas.storage.base import StoreError
+from parts.legacy_import.records import AttachmentRecord, PartRecord
 
 PARTS_AT_A_TIME: Final = 200
 ATTACHMENTS_AT_A_TIME: Final = 250
 """Each blob among them takes a slot of PostgreSQL's shared lock table until the commit."""
 
 PARTS: Final = """
-SELECT number, own_id, record, target FROM part
-WHERE fault IS NULL AND (target IS NULL OR EXISTS (
-    SELECT 1 FROM attachment
-    WHERE attachment.part = part.id AND attachment.fault IS NULL AND attachment.target IS NULL))
+SELECT number, map_id, id, key, own_id, record, target FROM part
+WHERE fault IS NULL AND outcome IS NULL OR outcome = 'already_here' AND EXISTS (
+    SELECT 1 FROM attachment WHERE attachment.part = part.id
+        AND attachment.fault IS NULL AND attachment.outcome IS NULL)
 ORDER BY number
 """
 
 # The cover first: it must be in the transaction that creates the part, and a part may have more
 # files than one transaction takes.
 ATTACHMENTS: Final = """
-SELECT number, own_id, record, is_cover FROM attachment
-WHERE part = ? AND fault IS NULL AND target IS NULL
+SELECT number, map_id, own_id, record, size, is_cover FROM attachment
+WHERE part = ? AND fault IS NULL AND outcome IS NULL
 ORDER BY is_cover DESC, number
 """
 
@@ -36,11 +37,14 @@ ORDER BY is_cover DESC, number
 class PlannedPart:
     """A part to create, or, with a `target`, one that is here and gets more files.
 
-    `refused` once it turned out that it cannot be created.
+    Only one to create has a `record`. `refused` once it turned out that it cannot be created.
     """
 
     number: int
-    record: PartRecord
+    map_id: str
+    source_id: str
+    key: str
+    record: PartRecord | None
     own_id: int | None
     target: int | None
     refused: bool = False
@@ -48,12 +52,15 @@ class PlannedPart:
 
 @dataclass(slots=True)
 class PlannedAttachment:
-    """A file or a link to attach."""
+    """A file or a link to attach. `fault` once it turned out that its blob is not what it says."""
 
     number: int
+    map_id: str
+    part_key: str
     record: AttachmentRecord
     own_id: int | None
     is_cover: bool
+    fault: StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,13 @@ def loads(scratch: sqlite3.Connection) -> Iterator[list[Load]]:
     size = 0
     for row in scratch.execute(PARTS):
         part = PlannedPart(
-            row["number"], PartRecord(**_record(row["record"])), row["own_id"], row["target"]
+            row["number"],
+            row["map_id"],
+            row["id"],
+            row["key"],
+            PartRecord(**_record(row["record"])) if row["target"] is None else None,
+            row["own_id"],
+            row["target"],
         )
         pieces = _pieces(scratch, part)
         first = next(pieces, [])
@@ -87,12 +100,14 @@ def loads(scratch: sqlite3.Connection) -> Iterator[list[Load]]:
 
 
 def _pieces(scratch: sqlite3.Connection, part: PlannedPart) -> Iterator[list[PlannedAttachment]]:
-    cursor = scratch.execute(ATTACHMENTS, [part.record.source_id])
+    cursor = scratch.execute(ATTACHMENTS, [part.source_id])
     while rows := cursor.fetchmany(ATTACHMENTS_AT_A_TIME):
         piece = [
             PlannedAttachment(
                 row["number"],
-                AttachmentRecord(**_record(row["record"])),
+                row["map_id"],
+                part.key,
+                AttachmentRecord(**{**_record(row["record"]), "size": row["size"]}),
                 row["own_id"],
                 bool(row["is_cover"]),
             )

@@ -12,23 +12,27 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from attachments.maintenance.run import ExitStatus, Halt
-from parts.adoption.sources import Source, Table
-from parts.adoption.values import BadRow
+from parts.legacy_import.sources import Source
+from parts.legacy_import.values import BadRow
 
 ROWS_AT_A_TIME: Final = 2000
 CONNECT_SECONDS: Final = 10
 
 SCHEMES: Final = ("postgresql://", "postgres://")
 
-TAGS_FROM_ROWS: Final = sql.SQL("""
-    SELECT parts.*, (
-        SELECT coalesce(array_agg(tags.name::text ORDER BY tags.name), '{}')
-        FROM part_tags JOIN tags ON tags.id = part_tags.tag_id
-        WHERE part_tags.part_id = parts.id
-    ) AS tags
-    FROM parts
-""")
-"""For an installation that keeps tags in rows of their own instead of a column of `parts`."""
+TABLES: Final = """
+SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE relkind IN ('r', 'p') AND NOT relispartition AND pg_table_is_visible(pg_class.oid)
+    AND nspname NOT IN ('pg_catalog', 'information_schema')
+ORDER BY relname
+"""
+
+MAY_READ: Final = "SELECT has_table_privilege(to_regclass(%s), 'SELECT')"
+
+COLUMNS: Final = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+"""
 
 
 class Database:
@@ -37,34 +41,39 @@ class Database:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
 
-    def has(self, table: Table) -> bool:
-        return self._exists(str(table))
+    def tables(self) -> list[str]:
+        with translated():
+            return [name for (name,) in self._connection.execute(TABLES)]
 
-    def rows(self, table: Table) -> Iterator[Mapping[str, Any] | BadRow]:
-        query: sql.SQL | sql.Composed = sql.SQL("SELECT * FROM {}").format(
-            sql.Identifier(str(table))
+    def columns(self, table: str) -> frozenset[str] | None:
+        with translated():
+            # Quoted, as to_regclass would fold the name like any other.
+            name = sql.Identifier(table).as_string(self._connection)
+            found = frozenset(name for (name,) in self._connection.execute(COLUMNS, [name]))
+        return found or None
+
+    def count(self, table: str) -> int | None:
+        name = sql.Identifier(table).as_string(self._connection)
+        with translated():
+            may = self._connection.execute(MAY_READ, [name]).fetchone()
+        if not (may and may[0]):
+            return None
+        query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
+        with translated():
+            row = self._connection.execute(query).fetchone()
+        return int(row[0]) if row else 0
+
+    def rows(self, table: str) -> Iterator[Mapping[str, Any] | BadRow]:
+        order = "id" if "id" in (self.columns(table) or ()) else "ctid"
+        query = sql.SQL("SELECT * FROM {} ORDER BY {}").format(
+            sql.Identifier(table), sql.Identifier(order)
         )
-        if table is Table.PARTS and self._tags_are_rows():
-            query = TAGS_FROM_ROWS
         with (
             translated(),
             self._connection.cursor(name=f"import_{table}", row_factory=dict_row) as cursor,
         ):
             cursor.itersize = ROWS_AT_A_TIME
             yield from cursor.execute(query)
-
-    def _tags_are_rows(self) -> bool:
-        with translated():
-            column = self._connection.execute(
-                "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('parts')"
-                " AND attname = 'tags' AND NOT attisdropped"
-            ).fetchone()
-        return column is None and self._exists("tags") and self._exists("part_tags")
-
-    def _exists(self, table: str) -> bool:
-        with translated():
-            found = self._connection.execute("SELECT to_regclass(%s)", [table]).fetchone()
-        return found is not None and found[0] is not None
 
 
 @contextmanager
