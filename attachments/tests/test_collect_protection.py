@@ -1,0 +1,146 @@
+"""What keeps a collection from deleting bytes: age, references, locks and what it knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attachments import references
+from attachments.maintenance import pacing
+from attachments.maintenance.run import ExitStatus
+from attachments.models import Attachment
+from attachments.tests.factories import PDF, staged
+from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
+from attachments.uploads import StagedUpload
+from cas.digest import Digest
+from cas.storage.base import BlobStore, StoreError, Unreachable
+from parts.models import Part
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+COLLECT = ("collect_garbage", "--yes-i-am-sure", "--max-delete-percent", "100", "--json")
+
+DAY_SECONDS = 86400
+
+Outcomes = Iterator[tuple[str, StoreError | None]]
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part.objects.create(description="Buck converter")
+
+
+@pytest.fixture
+def put_blob(store: BlobStore, tmp_path: Path) -> Callable[[bytes], Digest]:
+    def put_it(content: bytes) -> Digest:
+        upload = staged(content, tmp_path / f"upload-{Digest.of(content)}")
+        store.create(upload)
+        return upload.digest
+
+    return put_it
+
+
+def make_old(store: Any, digest: Digest, days: float) -> None:
+    then = time.time() - days * DAY_SECONDS
+    os.utime(Path(store.location, digest.key), (then, then))
+
+
+@on_disk
+@pytest.mark.parametrize("young_first", [True, False])
+def test_the_grace_period_counts_when_deleting(
+    store: BlobStore, part: Part, put_blob: Callable[[bytes], Digest], young_first: bool
+) -> None:
+    """Not only in the count: there is old garbage to delete, before and behind the young."""
+    kept = put_blob(b"kept")
+    make_row(part, kept.key, 4)
+    digests = sorted(put_blob(b"garbage %d" % number) for number in range(6))
+    young, old = (digests[:3], digests[3:]) if young_first else (digests[3:], digests[:3])
+    for digest in [*old, kept]:
+        make_old(store, digest, days=3)
+    for digest in young:
+        make_old(store, digest, days=1)
+    status, output = run(*COLLECT, "--grace", "2d")
+    summary = summary_of(output)
+    assert status == 0, output
+    assert (summary["in_grace_period"], summary["collected"]) == (3, 3)
+    assert blobs(store) == {kept, *young}
+
+
+def unanswered(keys: Iterable[str]) -> Outcomes:
+    return ((key, Unreachable("timed out", key=key)) for key in keys)
+
+
+def test_a_delete_in_flight_is_remembered_by_the_next_collection(
+    store: BlobStore,
+    part: Part,
+    put_blob: Callable[[bytes], Digest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store may still carry out what the first one asked for, whatever comes in between."""
+    garbage = put_blob(PDF)
+    with monkeypatch.context() as silent:
+        silent.setattr(store, "remove_many", unanswered)
+        assert run(*COLLECT, "--grace", "0")[0] == ExitStatus.UNAVAILABLE
+    status, output = run(*COLLECT, "--grace", "0")
+    assert (status, summary_of(output)["collected"]) == (0, 1), output
+    # Nothing is left to be collected; this one only begins and ends.
+    assert run(*COLLECT, "--grace", "0")[0] == 0
+    kind = Attachment.Kind.PDF
+    upload = StagedUpload(staged(PDF, tmp_path / "again"), "a.pdf", "application/pdf", kind)
+    with pytest.raises(Unreachable):
+        references.attach(part, upload, "again")
+    assert not Attachment.objects.exists()
+    assert garbage not in blobs(store)
+
+
+@on_disk
+@pytest.mark.parametrize("command", ["collect_garbage", "cleanup_legacy_blobs"])
+def test_a_failed_deletion_is_in_the_report(
+    store: BlobStore,
+    put_blob: Callable[[bytes], Digest],
+    tmp_path: Path,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
+    stays, goes = "parts/1/attachments/", "parts/2/attachments/"
+    if command == "collect_garbage":
+        stays, goes = (put_blob(content).key for content in (b"stays", b"goes"))
+        arguments = (*COLLECT[1:], "--grace", "0")
+    else:
+        stays += f"{Digest.of(b'stays').hex[:32]}.pdf"
+        goes += f"{Digest.of(b'goes').hex[:32]}.pdf"
+        put(store, stays, b"stays")
+        put(store, goes, b"goes")
+        arguments = ("--yes-i-am-sure", "--json")
+    real = store.remove_many
+
+    def failing(keys: Iterable[str]) -> Outcomes:
+        for key in keys:
+            if key == stays:
+                yield key, Unreachable("InternalError", key=key)
+            else:
+                yield from real([key])
+
+    monkeypatch.setattr(store, "remove_many", failing)
+    report = tmp_path / "report.jsonl"
+    status, output = run(command, *arguments, "--report", str(report))
+    lines = {(line := json.loads(text))["key"]: line for text in report.read_text().splitlines()}
+    assert status == ExitStatus.ITEMS_FAILED, output
+    assert lines[stays]["outcome"] == "failed"
+    assert "InternalError" in lines[stays]["error"]
+    assert (lines[goes]["outcome"], lines[goes]["bytes"]) == ("deleted", 4)
+    assert [stat.key for stat in store.scan("")] == [stays]
