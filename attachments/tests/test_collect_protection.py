@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from attachments import references
-from attachments.maintenance import pacing
+from attachments.maintenance import cleanup, collect, pacing
 from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, staged
@@ -144,3 +146,77 @@ def test_a_failed_deletion_is_in_the_report(
     assert "InternalError" in lines[stays]["error"]
     assert (lines[goes]["outcome"], lines[goes]["bytes"]) == ("deleted", 4)
     assert [stat.key for stat in store.scan("")] == [stays]
+
+
+@on_disk
+def test_no_more_is_deleted_than_was_planned(
+    store: BlobStore,
+    part: Part,
+    put_blob: Callable[[bytes], Digest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What has become garbage since has not been part of the share that was allowed."""
+    digests = sorted(put_blob(b"content %d" % number) for number in range(6))
+    for digest in digests[1:]:
+        make_row(part, digest.key, 9)
+    real = store.scan
+    listings: list[str] = []
+
+    def rows_go_after_the_plan(prefix: str, *, after: str = "") -> Any:
+        listings.append(prefix)
+        if listings.count("cas/") == 2:
+            Attachment.objects.exclude(s3_key=digests[-1].key).delete()
+        return real(prefix, after=after)
+
+    monkeypatch.setattr(store, "scan", rows_go_after_the_plan)
+    status, output = run(*COLLECT, "--grace", "0")
+    assert (status, summary_of(output)["garbage"]) == (0, 1), output
+    assert summary_of(output)["collected"] == 1
+    assert len(blobs(store)) == 5
+
+
+@pytest.mark.parametrize(("grace", "left"), [("5d", True), ("1d", False)])
+def test_abandoned_files_have_the_grace_period_too(
+    disk_store: BlobStore, grace: str, left: bool
+) -> None:
+    path = disk_store.staging_dir / "upload-abandoned"
+    path.write_bytes(b"left behind")
+    then = time.time() - 3 * DAY_SECONDS
+    os.utime(path, (then, then))
+    assert run(*COLLECT, "--grace", grace)[0] == 0
+    assert path.exists() == left
+
+
+@on_disk
+@pytest.mark.parametrize("command", ["collect_garbage", "cleanup_legacy_blobs"])
+def test_a_signal_ends_it_before_the_next_batch(
+    store: BlobStore,
+    put_blob: Callable[[bytes], Digest],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """What has been sent is answered and counted, and nothing else is sent."""
+    settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
+    monkeypatch.setattr(collect, "BATCH", 2)
+    monkeypatch.setattr(cleanup, "BATCH", 2)
+    if command == "collect_garbage":
+        for number in range(5):
+            put_blob(b"garbage %d" % number)
+        arguments = (*COLLECT[1:], "--grace", "0")
+    else:
+        for number in range(5):
+            put(store, f"parts/1/attachments/{uuid.UUID(int=number)}.pdf", b"old")
+        arguments = ("--yes-i-am-sure", "--json")
+    real = store.remove_many
+
+    def and_a_signal(keys: Iterable[str]) -> Outcomes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(keys)
+
+    monkeypatch.setattr(store, "remove_many", and_a_signal)
+    status, output = run(command, *arguments)
+    assert status == ExitStatus.INTERRUPTED, output
+    summary = summary_of(output)
+    assert summary.get("collected", summary.get("deleted")) == 2
+    assert len(list(store.scan(""))) == 3

@@ -213,7 +213,8 @@ def test_what_can_be_read_again_makes_no_way(
 
     monkeypatch.setattr(store, "scan", answers_by_now)
     monkeypatch.setattr(store, "remove_many", recorded)
-    run(*REPAIR)
+    status, output = run(*REPAIR)
+    assert (status, summary_of(output)["restored"]) == (ExitStatus.DAMAGE_FOUND, 0)
     assert digest.key not in removed
     assert store.digest_of(digest.key)[0] == digest
 
@@ -288,3 +289,63 @@ def test_nothing_is_restored_while_a_delete_may_be_on_its_way(
     )
     with pytest.raises(Unreachable):
         references.attach(part, upload, "again")
+
+
+@on_disk
+def test_only_what_hashes_to_its_key_is_called_restored(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the store says that it did: a cleanup deletes the old object next."""
+    make_legacy(store, part, RIGHT)
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    damage(store, BLOB.key, WRONG)
+    real = store.ingest
+
+    def kept_badly(source: str, *arguments: Any) -> Any:
+        ingested = real(source, *arguments)
+        damage(store, BLOB.key, WRONG)
+        return ingested
+
+    monkeypatch.setattr(store, "ingest", kept_badly)
+    status, output = run(*REPAIR)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert (summary_of(output)["restored"], summary_of(output)["still_damaged"]) == (0, 1)
+
+
+@on_disk
+def test_an_old_object_that_changes_while_it_is_copied_restores_nothing(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes would go to their own digest; the run says that nothing was restored, and ends."""
+    old = make_legacy(store, part, RIGHT).s3_key or ""
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    store.remove(BLOB.key)
+    real = store.ingest
+
+    def gone_by_now(source: str, *arguments: Any) -> Any:
+        store.remove(old)
+        return real(source, *arguments)
+
+    monkeypatch.setattr(store, "ingest", gone_by_now)
+    status, output = run(*REPAIR)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert (summary_of(output)["restored"], summary_of(output)["still_damaged"]) == (0, 1)
+    assert summary_of(output)["missing"] == 1
+
+
+@on_disk
+def test_a_blob_that_went_before_it_could_be_moved_aside_ends_nothing(
+    store: BlobStore, corrupt: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.scan
+
+    def gone_by_now(prefix: str, *, after: str = "") -> Any:
+        if prefix == "parts/":
+            store.remove(corrupt.key)
+        return real(prefix, after=after)
+
+    monkeypatch.setattr(store, "scan", gone_by_now)
+    status, output = run(*REPAIR)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert summary_of(output)["quarantined"] == 0
+    assert summary_of(output)["reason"] == ""
