@@ -21,7 +21,7 @@ from attachments.tests.legacy import damage, make_legacy, make_row, on_disk, put
 from attachments.tests.waiting import in_thread
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
-from cas.storage.base import BlobStore, Unreachable
+from cas.storage.base import Absent, BlobStore, Changed, Corrupt, StoreError, Unreachable
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -313,24 +313,28 @@ def test_only_what_hashes_to_its_key_is_called_restored(
 
 
 @on_disk
-def test_an_old_object_that_changes_while_it_is_copied_restores_nothing(
+def test_an_old_object_that_goes_while_it_is_copied_ends_nothing(
     store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bytes would go to their own digest; the run says that nothing was restored, and ends."""
-    old = make_legacy(store, part, RIGHT).s3_key or ""
+    """Its blob is not called restored, and the other one is."""
+    old = {make_legacy(store, part, content).s3_key or "" for content in (RIGHT, b"other")}
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
-    store.remove(BLOB.key)
+    for content in (RIGHT, b"other"):
+        store.remove(Digest.of(content).key)
+    first = min(old)
     real = store.ingest
 
     def gone_by_now(source: str, *arguments: Any) -> Any:
-        store.remove(old)
+        if source == first:
+            store.remove(source)
         return real(source, *arguments)
 
     monkeypatch.setattr(store, "ingest", gone_by_now)
     status, output = run(*REPAIR)
+    summary = summary_of(output)
     assert status == ExitStatus.DAMAGE_FOUND
-    assert (summary_of(output)["restored"], summary_of(output)["still_damaged"]) == (0, 1)
-    assert summary_of(output)["missing"] == 1
+    assert (summary["missing"], summary["restored"], summary["still_damaged"]) == (2, 1, 1)
+    assert len(list(store.scan("cas/"))) == 1
 
 
 @on_disk
@@ -349,3 +353,61 @@ def test_a_blob_that_went_before_it_could_be_moved_aside_ends_nothing(
     assert status == ExitStatus.DAMAGE_FOUND
     assert summary_of(output)["quarantined"] == 0
     assert summary_of(output)["reason"] == ""
+
+
+@on_disk
+@pytest.mark.parametrize("error", [Absent, Changed, Corrupt])
+def test_an_old_object_that_cannot_be_used_is_passed_by(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch, error: type[StoreError]
+) -> None:
+    """The next one of the same size has the bytes."""
+    digest = Digest.of(RIGHT)
+    make_row(part, digest.key, len(RIGHT))
+    first, second = (f"parts/{number}/attachments/{BLOB.hex[:32]}.pdf" for number in (1, 2))
+    put(store, first, RIGHT)
+    put(store, second, RIGHT)
+    real = store.digest_of
+
+    def failing(key: str, on_bytes: Any = None) -> Any:
+        if key == first:
+            raise error("no", key=key)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", failing)
+    status, output = run(*REPAIR)
+    assert (status, summary_of(output)["restored"]) == (0, 1), output
+    assert store.digest_of(digest.key)[0] == digest
+
+
+def test_a_blob_is_restored_once_however_many_old_objects_hold_it(
+    store: BlobStore, part: Part
+) -> None:
+    make_legacy(store, part, RIGHT)
+    make_legacy(store, part, RIGHT)
+    make_legacy(store, part, b"other")
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    store.remove(BLOB.key)
+    damage(store, Digest.of(b"other").key, b"OTHER")
+    status, output = run(*REPAIR)
+    summary = summary_of(output)
+    assert status == 0, output
+    assert (summary["restored"], summary["quarantined"]) == (2, 1)
+    assert store.digest_of(BLOB.key)[0] == BLOB
+
+
+@on_disk
+def test_what_cannot_be_read_and_then_is_gone_is_restored(
+    store: BlobStore, unreadable: Callable[[], Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = unreadable()
+    scan = store.scan
+
+    def gone_by_now(prefix: str, *, after: str = "") -> Any:
+        if prefix == "parts/":
+            store.remove(digest.key)
+        return scan(prefix, after=after)
+
+    monkeypatch.setattr(store, "scan", gone_by_now)
+    status, output = run(*REPAIR)
+    assert (status, summary_of(output)["restored"]) == (0, 1), output
+    assert store.digest_of(digest.key)[0] == digest
