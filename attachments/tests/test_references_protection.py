@@ -102,6 +102,15 @@ def test_only_rows_on_whole_blobs_are_imported(
     assert list(titles) == ["good", "older"]
 
 
+def test_a_copy_is_of_the_row_that_was_asked_for(
+    store: BlobStore, part: Part, tmp_path: Path
+) -> None:
+    contents = (b"one", b"two", b"three")
+    rows = [stored_row(part, content, tmp_path / content.decode()) for content in contents]
+    copied = references.copy(rows[1].pk, part)
+    assert (copied.s3_key, copied.file_size) == (rows[1].s3_key, 3)
+
+
 @contextmanager
 def before_its_commit(act: Callable[[], None]) -> Iterator[None]:
     """Act once, when the next attachment is in its table and its transaction still open."""
