@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, staged
 from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
+from attachments.tests.waiting import in_thread
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
-from cas.storage.base import BlobStore, StoreError, Unreachable
+from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -209,9 +211,13 @@ def test_a_signal_ends_it_before_the_next_batch(
             put(store, f"parts/1/attachments/{uuid.UUID(int=number)}.pdf", b"old")
         arguments = ("--yes-i-am-sure", "--json")
     real = store.remove_many
+    sent: list[int] = []
 
     def and_a_signal(keys: Iterable[str]) -> Outcomes:
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Once: a second one would end the process that runs the tests.
+        if not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
         return real(keys)
 
     monkeypatch.setattr(store, "remove_many", and_a_signal)
@@ -220,3 +226,40 @@ def test_a_signal_ends_it_before_the_next_batch(
     summary = summary_of(output)
     assert summary.get("collected", summary.get("deleted")) == 2
     assert len(list(store.scan(""))) == 3
+
+
+@on_disk
+def test_only_one_collection_at_a_time(
+    store: BlobStore, put_blob: Callable[[bytes], Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_blob(PDF)
+    real = store.remove_many
+    statuses: list[int] = []
+
+    def while_another_begins(keys: Iterable[str]) -> Outcomes:
+        with ThreadPoolExecutor(1) as pool:
+            statuses.append(in_thread(pool, lambda: run(*COLLECT, "--grace", "0")[0]).result())
+        return real(keys)
+
+    monkeypatch.setattr(store, "remove_many", while_another_begins)
+    assert run(*COLLECT, "--grace", "0")[0] == 0
+    assert statuses == [ExitStatus.LOCKED]
+
+
+def test_a_dry_run_writes_nothing_to_the_store(
+    store: BlobStore,
+    part: Part,
+    put_blob: Callable[[bytes], Digest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is for whoever may only read, too."""
+    make_row(part, put_blob(b"kept").key, 4)
+    put_blob(PDF)
+
+    def denied(*_: Any) -> Any:
+        raise Denied("read only")
+
+    for change in ("create", "ingest", "copy", "remove", "remove_many"):
+        monkeypatch.setattr(store, change, denied)
+    status, output = run("collect_garbage", "--dry-run", "--grace", "0", "--json")
+    assert (status, summary_of(output)["collected"]) == (0, 1), output
