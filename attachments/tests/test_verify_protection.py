@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance import pacing
+from attachments.maintenance import pacing, verify
 from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import stored_row
-from attachments.tests.legacy import on_disk, run, summary_of
+from attachments.tests.legacy import damage, on_disk, run, summary_of
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from parts.models import Part
@@ -67,3 +67,32 @@ def test_a_blob_that_vanishes_while_it_is_hashed(
     assert (summary["missing"], summary["gone"]) == (int(referenced), int(not referenced))
     assert verdicts[lost.key]["verdict"] == ("missing" if referenced else "gone")
     assert summary["intact"] == 2
+
+
+@on_disk
+@pytest.mark.parametrize("portion", [1, 2, 3])
+def test_every_blob_is_hashed_however_many_are_due_at_once(
+    store: BlobStore, rows: list[Attachment], monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    """Blobs that were never verified are all due since the same moment."""
+    monkeypatch.setattr(verify, "BATCH", portion)
+    status, output = run(*VERIFY)
+    assert (status, summary_of(output)["intact"]) == (0, 3), output
+
+
+@on_disk
+@pytest.mark.parametrize("repair", [True, False])
+def test_only_what_was_found_sound_counts_as_verified(
+    store: BlobStore, rows: list[Attachment], repair: bool
+) -> None:
+    """The next run looks at the others again, however recent this one was."""
+    corrupt = Digest.of(CONTENTS[0])
+    damage(store, corrupt.key, b"ONE!")
+    options = ("--repair", "--yes-i-am-sure") if repair else ()
+    assert run(*VERIFY, *options)[0] == ExitStatus.DAMAGE_FOUND
+    if repair:
+        damage(store, corrupt.key, b"One!")
+    status, output = run(*VERIFY, "--older-than", "1d")
+    summary = summary_of(output)
+    assert status == ExitStatus.DAMAGE_FOUND
+    assert (summary["corrupt"], summary["intact"]) == (1, 0)

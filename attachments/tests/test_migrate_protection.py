@@ -1,0 +1,97 @@
+"""Rows that a migration must leave as they are, though they share their object with others."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+
+from attachments.maintenance.run import ExitStatus
+from attachments.models import Attachment
+from attachments.tests.legacy import (
+    assert_whole,
+    legacy_key,
+    make_legacy,
+    make_row,
+    on_disk,
+    run,
+    summary_of,
+)
+from cas.digest import Digest
+from cas.storage.base import BlobStore
+from parts.models import Part
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MIGRATE = ("migrate_to_cas", "--yes-i-am-sure", "--json")
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part.objects.create(description="Buck converter")
+
+
+def state(row: Attachment) -> tuple[str | None, int | None]:
+    row.refresh_from_db()
+    return row.s3_key, row.file_size
+
+
+@on_disk
+@pytest.mark.parametrize("wrong_first", [True, False])
+def test_a_row_that_disagrees_about_the_size_is_not_moved_with_the_others(
+    store: BlobStore, part: Part, wrong_first: bool
+) -> None:
+    """Its size is not overwritten either: which of the two is wrong is for a person to say."""
+    first = make_legacy(store, part, b"four")
+    key = first.s3_key or ""
+    second = make_row(part, key, 4)
+    wrong, right = (first, second) if wrong_first else (second, first)
+    Attachment.objects.filter(pk=wrong.pk).update(file_size=99)
+    status, output = run(*MIGRATE)
+    assert status == ExitStatus.ITEMS_FAILED
+    assert summary_of(output)["failures"] == {"size_mismatch": 1}
+    assert state(wrong) == (key, 99)
+    assert state(right) == (Digest.of(b"four").key, 4)
+    assert store.digest_of(key)[0] == Digest.of(b"four")
+
+
+@on_disk
+def test_rows_outside_the_range_stay_though_they_share_the_object(
+    store: BlobStore, part: Part
+) -> None:
+    first = make_legacy(store, part, b"four")
+    key = first.s3_key or ""
+    second, third = make_row(part, key, 4), make_row(part, key, 4)
+    assert run(*MIGRATE, "--id-range", f"{second.pk}-{second.pk}")[0] == 0
+    assert [state(row)[0] for row in (first, second, third)] == [
+        key, Digest.of(b"four").key, key,
+    ]  # fmt: skip
+    assert run(*MIGRATE)[0] == 0
+    assert_whole(store)
+
+
+@on_disk
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_object_that_is_gone_fails_each_of_its_rows(
+    store: BlobStore, part: Part, rows: int
+) -> None:
+    key = legacy_key(part)
+    made = [make_row(part, key, 4) for _ in range(rows)]
+    status, output = run(*MIGRATE)
+    assert status == ExitStatus.ITEMS_FAILED
+    assert summary_of(output)["failures"] == {"absent": rows}
+    assert {state(row) for row in made} == {(key, 4)}
+
+
+@on_disk
+def test_a_dry_run_writes_to_no_table(store: BlobStore, part: Part) -> None:
+    make_legacy(store, part, b"four")
+    statements: list[str] = []
+
+    def note(execute, sql, params, many, context):
+        statements.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note):
+        assert run("migrate_to_cas", "--dry-run", "--json")[0] == 0
+    assert statements
+    assert not [sql for sql in statements if sql.startswith(("UPDATE", "INSERT", "DELETE"))]
