@@ -63,11 +63,10 @@ def test_rows_outside_the_range_stay_though_they_share_the_object(
 ) -> None:
     first = make_legacy(store, part, b"four")
     key = first.s3_key or ""
-    second, third = make_row(part, key, 4), make_row(part, key, 4)
-    assert run(*MIGRATE, "--id-range", f"{second.pk}-{second.pk}")[0] == 0
-    assert [state(row)[0] for row in (first, second, third)] == [
-        key, Digest.of(b"four").key, key,
-    ]  # fmt: skip
+    rows = [first, *(make_row(part, key, 4) for _ in range(4))]
+    assert run(*MIGRATE, "--id-range", f"{rows[1].pk}-{rows[2].pk}")[0] == 0
+    new = Digest.of(b"four").key
+    assert [state(row)[0] for row in rows] == [key, new, new, key, key]
     assert run(*MIGRATE)[0] == 0
     assert_whole(store)
 
