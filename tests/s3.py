@@ -10,6 +10,7 @@ import argparse
 import http.client
 import itertools
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -36,14 +37,17 @@ class S3Server:
     operation came, `sent` how many body bytes were answered to them.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, certificate: Path | None = None) -> None:
+        """`certificate`: a PEM file with key, certificate and its authority's; then over TLS."""
         self._log = directory / "s3.log"
+        self._certificate = certificate
         self._names = itertools.count(1)
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.s3", "--port", "0", "--until-eof"],
+                [sys.executable, "-m", "tests.s3", "--port", "0", "--until-eof"]
+                + (["--certificate", str(self._certificate)] if self._certificate else []),
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -68,6 +72,8 @@ class S3Server:
 
     @property
     def endpoint(self) -> str:
+        if self._certificate:
+            return f"https://localhost:{self.port}"
         return f"http://127.0.0.1:{self.port}"
 
     def storage_options(self, bucket: str) -> dict[str, Any]:
@@ -104,6 +110,7 @@ class S3Server:
             aws_secret_access_key=SECRET_KEY,
             region_name=REGION,
             config=Config(s3={"addressing_style": "path"}),
+            verify=str(self._certificate) if self._certificate else None,
         )
 
     def new_bucket(self) -> str:
@@ -158,22 +165,35 @@ class S3Server:
         return sent
 
     def _control(self, path: str, **said: Any) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = self._connect()
         try:
             connection.request("POST", f"/-/{path}", json.dumps(said))
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
 
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._certificate is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        trusted = ssl.create_default_context(cafile=str(self._certificate))
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=trusted)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
+    parser.add_argument("--certificate", help="speak TLS with this key and certificate (PEM)")
     options = parser.parse_args()
     from tests.s3_server import build
 
     server = build(options.port)
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     print(server.server_address[1], flush=True)
     if options.until_eof:
         threading.Thread(target=_stop_at_eof, args=[server], daemon=True).start()

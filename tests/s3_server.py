@@ -127,6 +127,9 @@ def operation_of(method: str, key: str, query: dict[str, str], headers: dict[str
             ("GET", "uploads"): "ListMultipartUploads",
             ("POST", "delete"): "DeleteObjects",
             ("GET", "versioning"): "GetBucketVersioning",
+            ("PUT", "versioning"): "PutBucketVersioning",
+            ("GET", "object-lock"): "GetObjectLockConfiguration",
+            ("GET", "versions"): "ListObjectVersions",
         }
         for (verb, flag), name in named.items():
             if verb == method and flag in query:
@@ -201,6 +204,9 @@ class Front:
             "copy_checksum" in self.state.guards.ignored
         ):
             request.headers.pop("x-amz-checksum-algorithm", None)
+        if request.operation == "HeadObject" and "part_number" in self.state.guards.ignored:
+            request.raw_query = re.sub(r"partNumber=\d+&?", "", request.raw_query)
+            request.headers[":target"] = f"{request.path}?{request.raw_query}"
         if "x-amz-checksum-sha256" in request.headers:
             # moto keeps a checksum only if the algorithm is named once more.
             request.headers.setdefault("x-amz-sdk-checksum-algorithm", "SHA256")
@@ -234,7 +240,9 @@ class Front:
         options = fault.options
         if fault.action == "error":
             code = options.get("code", "InternalError")
-            return refuse(Refusal(options.get("status", 500), code, "as planned"))
+            answer = refuse(Refusal(options.get("status", 500), code, "as planned"))
+            answer.headers += options.get("headers", {}).items()
+            return answer
         if fault.action == "error_in_200":
             return refuse(Refusal(200, options.get("code", "InternalError"), "as planned"))
         if fault.action == "wait_then_act":
@@ -261,6 +269,10 @@ class Front:
             answer.body = answer.body[: options.get("bytes", len(answer.body) // 2)]
         elif action == "alter_body":
             answer.body = flip(answer.body)
+        elif action == "act_then_error":
+            return refuse(Refusal(options["status"], options["code"], "as planned"))
+        elif action in ("empty_etag", "no_checksum", "other_etag"):
+            _strip(action, answer)
         elif action == "no_token":
             text = answer.body.decode()
             text = re.sub("<NextContinuationToken>.*</NextContinuationToken>", "", text)
@@ -294,6 +306,23 @@ class Front:
             state.reset()
         with state.lock:
             return {"counts": dict(state.counts), "sent": dict(state.sent)}
+
+
+def _strip(action: str, answer: Answer) -> None:
+    """Take out of an answer what tells of an object's bytes."""
+    if action == "empty_etag":
+        answer.body = re.sub(b"<ETag>.*?</ETag>", b"<ETag></ETag>", answer.body)
+    kept = []
+    for name, value in answer.headers:
+        if name.lower() == "etag":
+            count = value.strip('"').partition("-")[2]
+            if action == "other_etag":
+                kept.append((name, f'"{"0" * 32}-{count}"'))
+            elif action == "no_checksum":
+                kept.append((name, value))
+        elif action != "no_checksum" or "checksum" not in name.lower():
+            kept.append((name, value))
+    answer.headers = kept
 
 
 def _take_out(request: S3Request, text: str) -> list[str]:
