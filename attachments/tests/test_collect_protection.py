@@ -28,7 +28,13 @@ from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-COLLECT = ("collect_garbage", "--yes-i-am-sure", "--max-delete-percent", "100", "--json")
+COLLECT: tuple[str, ...] = (
+    "collect_garbage",
+    "--yes-i-am-sure",
+    "--max-delete-percent",
+    "100",
+    "--json",
+)
 
 DAY_SECONDS = 86400
 
