@@ -10,6 +10,7 @@ import argparse
 import http.client
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,14 +22,129 @@ from typing import Any, Self
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parent.parent
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key"
 REGION = "us-east-1"
+GIVEN = "TEST_S3_ENDPOINT"
+"""Environment variable that names another service than the stand-in, as JSON."""
 
 
-class S3Server:
+class S3Endpoint:
+    """An S3 service and the credentials for it; S3Server is the stand-in.
+
+    `bucket` is the one to use, emptied for every test; without it each test gets a new one,
+    whose name begins with `prefix`.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None,
+        access_key: str | None,
+        secret_key: str | None,
+        region: str = REGION,
+        addressing_style: str = "path",
+        bucket: str = "",
+        prefix: str = "cas-test",
+    ) -> None:
+        self.endpoint = endpoint
+        self.access_key = access_key
+        self.secret_key = secret_key
+        self.region = region
+        self.addressing_style = addressing_style
+        self.bucket = bucket
+        self.prefix = prefix
+        self._names = itertools.count(1)
+
+    @classmethod
+    def given(cls) -> Self | None:
+        """The service that this run of the tests is about, if it is not about the stand-in."""
+        said = os.environ.get(GIVEN)
+        return cls(**json.loads(said)) if said else None
+
+    def storage_options(self, bucket: str) -> dict[str, Any]:
+        """OPTIONS for S3BlobStorage."""
+        return {
+            "bucket_name": bucket,
+            "endpoint_url": self.endpoint,
+            "access_key": self.access_key,
+            "secret_key": self.secret_key,
+            "region_name": self.region,
+            "addressing_style": self.addressing_style,
+            "max_attempts": 2,
+            "read_timeout": 20,
+        }
+
+    def environment(self, bucket: str) -> dict[str, str]:
+        """Environment variables that point a process of the application at a bucket."""
+        return {
+            "CAS_S3_BUCKET": bucket,
+            **({"CAS_S3_ENDPOINT_URL": self.endpoint} if self.endpoint else {}),
+            "CAS_S3_REGION": self.region,
+            "CAS_S3_ACCESS_KEY_ID": self.access_key or "",
+            "CAS_S3_SECRET_ACCESS_KEY": self.secret_key or "",
+            "CAS_S3_ADDRESSING_STYLE": self.addressing_style,
+        }
+
+    @cached_property
+    def client(self) -> Any:
+        """A plain client, to look at the bucket past the store under test."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(
+                s3={"addressing_style": self.addressing_style},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def new_bucket(self) -> str:
+        """An empty bucket. It is the test's own until `drop_bucket`."""
+        if self.bucket:
+            self.empty(self.bucket)
+            return self.bucket
+        name = f"{self.prefix}-{os.getpid()}-{next(self._names)}"
+        # Anywhere but there, the region has to be named again.
+        elsewhere = self.region != REGION and not self.endpoint
+        where = {"LocationConstraint": self.region}
+        self.client.create_bucket(
+            Bucket=name, **({"CreateBucketConfiguration": where} if elsewhere else {})
+        )
+        return name
+
+    def drop_bucket(self, bucket: str) -> None:
+        self.empty(bucket)
+        if not self.bucket:
+            self.client.delete_bucket(Bucket=bucket)
+
+    def empty(self, bucket: str) -> None:
+        """Delete all objects, all their versions and all unfinished uploads."""
+        try:
+            for page in self.client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                    named = {"Key": item["Key"], "VersionId": item["VersionId"]}
+                    self.client.delete_object(Bucket=bucket, **named)
+        except ClientError:
+            # A store without versions may not know how to list them.
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                for item in page.get("Contents", ()):
+                    self.client.delete_object(Bucket=bucket, Key=item["Key"])
+        for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+            for item in page.get("Uploads", ()):
+                named = {"Key": item["Key"], "UploadId": item["UploadId"]}
+                self.client.abort_multipart_upload(Bucket=bucket, **named)
+
+    def reset(self) -> None:
+        """Take back what a test planned: nothing, as only the stand-in can be planned with."""
+
+
+class S3Server(S3Endpoint):
     """A running server. Context manager.
 
     `fault` plans one fault (actions: see tests/s3_faults.py), `ignore` names the guards that
@@ -37,8 +153,8 @@ class S3Server:
     """
 
     def __init__(self, directory: Path) -> None:
+        super().__init__(None, ACCESS_KEY, SECRET_KEY)
         self._log = directory / "s3.log"
-        self._names = itertools.count(1)
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
@@ -55,6 +171,7 @@ class S3Server:
         if not line:
             raise RuntimeError(f"the S3 server did not start: {self._log.read_text()}")
         self.port = int(line)
+        self.endpoint = f"http://127.0.0.1:{self.port}"
         return self
 
     def __exit__(
@@ -65,51 +182,6 @@ class S3Server:
     ) -> None:
         self._process.terminate()
         self._process.communicate()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def storage_options(self, bucket: str) -> dict[str, Any]:
-        """OPTIONS for S3BlobStorage."""
-        return {
-            "bucket_name": bucket,
-            "endpoint_url": self.endpoint,
-            "access_key": ACCESS_KEY,
-            "secret_key": SECRET_KEY,
-            "region_name": REGION,
-            "addressing_style": "path",
-            "max_attempts": 2,
-            "read_timeout": 20,
-        }
-
-    def environment(self, bucket: str) -> dict[str, str]:
-        """Environment variables that point a process of the application at a bucket."""
-        return {
-            "CAS_S3_BUCKET": bucket,
-            "CAS_S3_ENDPOINT_URL": self.endpoint,
-            "CAS_S3_REGION": REGION,
-            "CAS_S3_ACCESS_KEY_ID": ACCESS_KEY,
-            "CAS_S3_SECRET_ACCESS_KEY": SECRET_KEY,
-            "CAS_S3_ADDRESSING_STYLE": "path",
-        }
-
-    @cached_property
-    def client(self) -> Any:
-        """A plain client, to look at the bucket past the store under test."""
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-            region_name=REGION,
-            config=Config(s3={"addressing_style": "path"}),
-        )
-
-    def new_bucket(self) -> str:
-        name = f"bucket-{next(self._names)}"
-        self.client.create_bucket(Bucket=name)
-        return name
 
     def drop_bucket(self, bucket: str) -> None:
         self._control("drop", bucket=bucket)
