@@ -35,15 +35,16 @@ GIVEN = "TEST_S3_ENDPOINT"
 class S3Endpoint:
     """An S3 service and the credentials for it; S3Server is the stand-in.
 
+    Without `endpoint` it is Amazon's, without keys boto3 finds some.
     `bucket` is the one to use, emptied for every test; without it each test gets a new one,
     whose name begins with `prefix`.
     """
 
     def __init__(
         self,
-        endpoint: str | None,
-        access_key: str | None,
-        secret_key: str | None,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
         region: str = REGION,
         addressing_style: str = "path",
         bucket: str = "",
@@ -68,9 +69,9 @@ class S3Endpoint:
         """OPTIONS for S3BlobStorage."""
         return {
             "bucket_name": bucket,
-            "endpoint_url": self.endpoint,
-            "access_key": self.access_key,
-            "secret_key": self.secret_key,
+            "endpoint_url": self.endpoint or None,
+            "access_key": self.access_key or None,
+            "secret_key": self.secret_key or None,
             "region_name": self.region,
             "addressing_style": self.addressing_style,
             "max_attempts": 2,
@@ -81,10 +82,10 @@ class S3Endpoint:
         """Environment variables that point a process of the application at a bucket."""
         return {
             "CAS_S3_BUCKET": bucket,
-            **({"CAS_S3_ENDPOINT_URL": self.endpoint} if self.endpoint else {}),
+            "CAS_S3_ENDPOINT_URL": self.endpoint,
             "CAS_S3_REGION": self.region,
-            "CAS_S3_ACCESS_KEY_ID": self.access_key or "",
-            "CAS_S3_SECRET_ACCESS_KEY": self.secret_key or "",
+            "CAS_S3_ACCESS_KEY_ID": self.access_key,
+            "CAS_S3_SECRET_ACCESS_KEY": self.secret_key,
             "CAS_S3_ADDRESSING_STYLE": self.addressing_style,
         }
 
@@ -93,12 +94,12 @@ class S3Endpoint:
         """A plain client, to look at the bucket past the store under test."""
         return boto3.session.Session().client(
             "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
+            endpoint_url=self.endpoint or None,
+            aws_access_key_id=self.access_key or None,
+            aws_secret_access_key=self.secret_key or None,
             region_name=self.region,
             config=Config(
-                s3={"addressing_style": self.addressing_style},
+                s3={"addressing_style": self.addressing_style},  # type: ignore[arg-type]
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
@@ -153,7 +154,7 @@ class S3Server(S3Endpoint):
     """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(None, ACCESS_KEY, SECRET_KEY)
+        super().__init__("", ACCESS_KEY, SECRET_KEY)
         self._log = directory / "s3.log"
 
     def __enter__(self) -> Self:

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as directory, S3Server(Path(directory)) as server:
             return run(named(server.environment("") | {"CAS_S3_BUCKET": ""}), arguments)
     endpoint = named(os.environ)
-    if endpoint.endpoint is None and not endpoint.bucket:
+    if not endpoint.endpoint and not endpoint.bucket:
         print(__doc__, file=sys.stderr)
         return 2
     return run(endpoint, arguments)
@@ -80,9 +80,9 @@ def main(arguments: list[str]) -> int:
 def named(environment: Any) -> S3Endpoint:
     """The service that `CAS_S3_*` names."""
     return S3Endpoint(
-        environment.get("CAS_S3_ENDPOINT_URL") or None,
-        environment.get("CAS_S3_ACCESS_KEY_ID") or None,
-        environment.get("CAS_S3_SECRET_ACCESS_KEY") or None,
+        environment.get("CAS_S3_ENDPOINT_URL", ""),
+        environment.get("CAS_S3_ACCESS_KEY_ID", ""),
+        environment.get("CAS_S3_SECRET_ACCESS_KEY", ""),
         environment.get("CAS_S3_REGION") or "us-east-1",
         environment.get("CAS_S3_ADDRESSING_STYLE") or "auto",
         environment.get("CAS_S3_BUCKET", ""),

@@ -9,27 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from types import FrameType
 from typing import Final, TypeVar
+
+from cas.exit_status import ExitStatus as ExitStatus
 
 Item = TypeVar("Item")
 
 WAKE_SECONDS: Final = 0.1
 """How long a wait may go on after the run was asked to end."""
-
-
-class ExitStatus(IntEnum):
-    """How a maintenance command ended. 1 and 2 are Django's and argparse's own."""
-
-    DONE = 0
-    ITEMS_FAILED = 3
-    REFUSED = 4
-    UNAVAILABLE = 5
-    LIMIT_REACHED = 6
-    DAMAGE_FOUND = 7
-    LOCKED = 8
-    INTERRUPTED = 9
 
 
 class Halt(Exception):

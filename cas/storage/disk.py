@@ -26,6 +26,7 @@ from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
 
 from cas.digest import CAS_PREFIX, Digest, hash_stream
+from cas.storage import disk_preflight
 from cas.storage.base import (
     Absent,
     BlobStat,
@@ -52,6 +53,7 @@ from cas.storage.disk_files import (
     translated,
 )
 from cas.storage.disk_listing import keys_below
+from cas.storage.preflight import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +190,9 @@ class DiskBlobStorage(FileSystemStorage):
         finally:
             source.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
+
+    def preflight(self) -> Preflight:
+        return disk_preflight.preflight(Path(self.location), self.staging_dir)
 
     def _save(self, name: str, content: Any) -> str:
         """Django's own way to write a file; it follows no rule that holds below `cas/`."""

@@ -39,9 +39,11 @@ from cas.storage.base import (
 from cas.storage.disk_files import remove_old_files
 from cas.storage.guards import NO_GUARDS, PROBE_PREFIX, Guards, known, probe_or_assume_none
 from cas.storage.places import staging_dir
+from cas.storage.preflight import Preflight
 from cas.storage.s3 import listing, transfer, writing
 from cas.storage.s3.bucket import Bucket, Sizes, read_whole
 from cas.storage.s3.errors import translated
+from cas.storage.s3.rights import RightsTrial
 from cas.storage.s3.trials import FALLBACKS, Trials
 
 MIB: Final = 1024 * 1024
@@ -211,6 +213,9 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
 
     def try_guards(self, prefix: str) -> Mapping[str, bool]:
         return Trials(self.client, self.bucket_name, prefix, self._extra()).run()
+
+    def preflight(self) -> Preflight:
+        return RightsTrial(self.client, self.bucket_name, self._extra()).run()
 
     def _save(self, name: str, content: Any) -> str:
         """Django's own way to write a file; it follows no rule that holds below `cas/`."""

@@ -1,0 +1,318 @@
+"""Which of the operations that commands need a bucket permits, each tried by itself.
+
+Rights may depend on the prefix of a key. Below `.cas-probe/` everything is really done. Elsewhere
+an object is written only where it can be deleted again; otherwise an upload is begun and given
+up, which needs the right to write and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from cas.digest import CAS_PREFIX, Digest
+from cas.storage.base import Absent, Corrupt, StoreError, Unreachable
+from cas.storage.guards import PROBE_PREFIX
+from cas.storage.preflight import Need, Preflight, Weight
+from cas.storage.s3.errors import translated
+
+log = logging.getLogger(__name__)
+
+LEGACY_PREFIX: Final = "parts/"
+QUARANTINE_PREFIX: Final = "quarantine/"
+SMALLEST_PART: Final = 5 * 1024 * 1024
+"""What S3 takes of every part but the last."""
+
+TRIED_BELOW: Final = (PROBE_PREFIX, CAS_PREFIX, LEGACY_PREFIX, QUARANTINE_PREFIX)
+
+_COSTS: Final[Mapping[tuple[str, str], tuple[Weight, str]]] = {
+    ("put", PROBE_PREFIX): (
+        Weight.REPLACEABLE,
+        "no guard can be tried, so none is relied on: bytes are read back instead",
+    ),
+    ("delete", PROBE_PREFIX): (
+        Weight.REPLACEABLE,
+        "small objects of trials stay below .cas-probe/; anyone may delete them",
+    ),
+    ("multipart", PROBE_PREFIX): (
+        Weight.NEEDED,
+        "files larger than CAS_S3_MULTIPART_THRESHOLD cannot be stored",
+    ),
+    ("put", CAS_PREFIX): (Weight.ESSENTIAL, "nothing can be uploaded or migrated"),
+    ("head", CAS_PREFIX): (Weight.ESSENTIAL, "nothing can be uploaded, migrated or served"),
+    ("get", CAS_PREFIX): (Weight.ESSENTIAL, "nothing can be served"),
+    ("list", CAS_PREFIX): (
+        Weight.NEEDED,
+        "verify_cas, cleanup_legacy_blobs and collect_garbage cannot run",
+    ),
+    ("copy", CAS_PREFIX): (Weight.NEEDED, "migrate_to_cas cannot copy within the store"),
+    ("multipart", CAS_PREFIX): (
+        Weight.NEEDED,
+        "files larger than CAS_S3_MULTIPART_THRESHOLD cannot be stored",
+    ),
+    ("abort", CAS_PREFIX): (
+        Weight.REPLACEABLE,
+        "unfinished uploads stay and take room: have a lifecycle rule of the bucket remove them",
+    ),
+    ("list uploads", ""): (
+        Weight.REPLACEABLE,
+        "collect_garbage goes on, but leaves unfinished uploads to a lifecycle rule of the bucket",
+    ),
+    ("delete", CAS_PREFIX): (Weight.NEEDED, "collect_garbage cannot delete"),
+    ("delete many", ""): (
+        Weight.REPLACEABLE,
+        "objects are deleted one by one, a request each",
+    ),
+    ("list", LEGACY_PREFIX): (
+        Weight.NEEDED,
+        "migrate_to_cas and cleanup_legacy_blobs cannot run",
+    ),
+    ("get", LEGACY_PREFIX): (Weight.NEEDED, "migrate_to_cas cannot read old objects"),
+    ("delete", LEGACY_PREFIX): (Weight.NEEDED, "cleanup_legacy_blobs cannot delete"),
+    ("copy", QUARANTINE_PREFIX): (
+        Weight.NEEDED,
+        "wrong bytes cannot be moved aside, so they are neither repaired nor healed",
+    ),
+    ("read versioning", ""): (
+        Weight.REPLACEABLE,
+        "whether deleting frees room is not known: old versions may stay",
+    ),
+}
+
+NEEDS: Final = {
+    (operation, prefix): Need(operation, prefix, weight, cost)
+    for (operation, prefix), (weight, cost) in _COSTS.items()
+}
+
+
+class RightsTrial:
+    """Tries every need on one bucket. `extra` goes with every request that creates an object."""
+
+    def __init__(self, client: Any, bucket: str, extra: Mapping[str, Any]) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._extra = dict(extra)
+        self._found: dict[Need, StoreError | None] = {}
+        self._notes: list[str] = []
+        self._body = b"rights are tried " + secrets.token_bytes(20)
+        self._name = uuid.uuid4().hex
+
+    def run(self) -> Preflight:
+        """Raises Unreachable, and whatever says that nothing can be tried in this bucket."""
+        ahead = self._reach()
+        source = f"{PROBE_PREFIX}{self._name}/source"
+        self._try("put", PROBE_PREFIX, lambda: self._put(source))
+        self._try_cas(source)
+        self._try_legacy()
+        self._try_quarantine(source)
+        self._try_multipart()
+        self._try_uploads()
+        self._try("read versioning", "", self._look_for_versions)
+        self._try_deleting(source)
+        ordered = {need: self._found[need] for need in NEEDS.values() if need in self._found}
+        return Preflight(ordered, ahead, tuple(self._notes))
+
+    def _reach(self) -> timedelta | None:
+        """Ask for a listing, whose errors say more than those of a HEAD.
+
+        Missing the right to list is no reason not to go on.
+        """
+        try:
+            with translated():
+                answer = self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=CAS_PREFIX, MaxKeys=1
+                )
+        except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ClientError) or not _is_missing_right(cause):
+                raise
+            self._found[NEEDS["list", CAS_PREFIX]] = error
+            return clock_ahead(cause.response)
+        self._found[NEEDS["list", CAS_PREFIX]] = None
+        return clock_ahead(answer)
+
+    def _try_cas(self, source: str) -> None:
+        key = Digest(hashlib.sha256(self._body).hexdigest()).key
+        self._try("delete", CAS_PREFIX, lambda: self._delete(key))
+        if self._met("delete", CAS_PREFIX):
+            self._try("put", CAS_PREFIX, lambda: self._put(key))
+            self._try("head", CAS_PREFIX, lambda: self._head(key))
+            self._try("get", CAS_PREFIX, lambda: self._get(key))
+            if self._met("put", PROBE_PREFIX):
+                self._try("copy", CAS_PREFIX, lambda: self._copy(source, key))
+            self._take_away(key)
+        else:
+            # A policy that forbids to read answers so before it looks whether there is an object.
+            self._try("put", CAS_PREFIX, lambda: self._give_up(self._begin(key)))
+            self._try("head", CAS_PREFIX, lambda: self._head(key))
+            self._try("get", CAS_PREFIX, lambda: self._get(key))
+        upload: list[Mapping[str, Any]] = []
+        self._try("multipart", CAS_PREFIX, lambda: upload.append(self._begin(key)))
+        if upload:
+            self._try("abort", CAS_PREFIX, lambda: self._abort(upload[0]))
+
+    def _try_legacy(self) -> None:
+        """Nothing is written here: whatever is below this prefix is somebody's."""
+        there: list[str] = []
+
+        def look() -> None:
+            page = self._client.list_objects_v2(
+                Bucket=self._bucket, Prefix=LEGACY_PREFIX, MaxKeys=1
+            )
+            there.extend(item["Key"] for item in page.get("Contents", ()))
+
+        self._try("list", LEGACY_PREFIX, look)
+        absent = f"{LEGACY_PREFIX}.cas-probe-{self._name}"
+        self._try("get", LEGACY_PREFIX, lambda: self._head(there[0] if there else absent))
+        self._try("delete", LEGACY_PREFIX, lambda: self._delete(absent))
+
+    def _try_quarantine(self, source: str) -> None:
+        key = f"{QUARANTINE_PREFIX}.cas-probe-{self._name}"
+        try:
+            with translated(key):
+                self._delete(key)
+        except Unreachable:
+            raise
+        except StoreError:
+            self._try("copy", QUARANTINE_PREFIX, lambda: self._give_up(self._begin(key)))
+            return
+        if self._met("put", PROBE_PREFIX):
+            self._try("copy", QUARANTINE_PREFIX, lambda: self._copy(source, key))
+            self._take_away(key)
+
+    def _try_multipart(self) -> None:
+        """A whole upload in two parts."""
+        key = f"{PROBE_PREFIX}{self._name}/parts"
+        size = SMALLEST_PART + len(self._body)
+
+        def upload() -> None:
+            names = self._begin(key)
+            try:
+                parts = [
+                    {
+                        "PartNumber": number,
+                        "ETag": self._client.upload_part(**names, PartNumber=number, Body=body)[
+                            "ETag"
+                        ],
+                    }
+                    for number, body in enumerate((bytes(SMALLEST_PART), self._body), 1)
+                ]
+                self._client.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
+            except BaseException:
+                self._give_up(names)
+                raise
+            # The answer may lack the ETag, or be an error with status 200; the object tells.
+            if self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"] != size:
+                raise Corrupt("an object of two parts has another size than they have", key=key)
+
+        if self._met("put", PROBE_PREFIX):
+            self._try("multipart", PROBE_PREFIX, upload)
+            self._take_away(key)
+
+    def _try_uploads(self) -> None:
+        self._try(
+            "list uploads",
+            "",
+            lambda: self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=CAS_PREFIX),
+        )
+
+    def _look_for_versions(self) -> None:
+        if self._client.get_bucket_versioning(Bucket=self._bucket).get("Status"):
+            self._notes.append(
+                "The bucket keeps versions: what is deleted stays as an old version and takes "
+                "room. Have a lifecycle rule of the bucket expire noncurrent versions."
+            )
+
+    def _try_deleting(self, source: str) -> None:
+        def delete_many() -> None:
+            answer = self._client.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": [{"Key": source}]}
+            )
+            for error in answer.get("Errors", ()):
+                raise ClientError({"Error": error}, "DeleteObjects")
+
+        self._try("delete many", "", delete_many)
+        self._try("delete", PROBE_PREFIX, lambda: self._delete(source))
+
+    def _try(self, operation: str, prefix: str, call: Callable[[], Any]) -> None:
+        """Absent is no failure: where nothing is, there was the right to find that out."""
+        need = NEEDS[operation, prefix]
+        try:
+            with translated(prefix):
+                call()
+        except Absent:
+            self._found[need] = None
+        except Unreachable:
+            raise
+        except StoreError as error:
+            self._found[need] = error
+        else:
+            self._found[need] = None
+
+    def _met(self, operation: str, prefix: str) -> bool:
+        return self._found.get(NEEDS[operation, prefix], Absent("")) is None
+
+    def _put(self, key: str) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=self._body, **self._extra)
+
+    def _head(self, key: str) -> None:
+        self._client.head_object(Bucket=self._bucket, Key=key)
+
+    def _get(self, key: str) -> None:
+        with self._client.get_object(Bucket=self._bucket, Key=key)["Body"] as body:
+            if body.read(len(self._body) + 1) != self._body:
+                raise Corrupt("other bytes came back than were written", key=key)
+
+    def _copy(self, source: str, key: str) -> None:
+        self._client.copy_object(
+            Bucket=self._bucket,
+            Key=key,
+            CopySource={"Bucket": self._bucket, "Key": source},
+            MetadataDirective="REPLACE",
+            **self._extra,
+        )
+
+    def _delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def _begin(self, key: str) -> dict[str, Any]:
+        answer = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, **self._extra)
+        return {"Bucket": self._bucket, "Key": key, "UploadId": answer["UploadId"]}
+
+    def _abort(self, names: Mapping[str, Any]) -> None:
+        self._client.abort_multipart_upload(**names)
+
+    def _give_up(self, names: Mapping[str, Any]) -> None:
+        try:
+            self._abort(names)
+        except ClientError as error:
+            log.warning("a trial's upload of %s stays behind: %s", names["Key"], error)
+
+    def _take_away(self, key: str) -> None:
+        try:
+            with translated(key):
+                self._delete(key)
+        except StoreError as error:
+            log.warning("a trial's object stays behind: %s: %s", key, error)
+
+
+def clock_ahead(answer: Mapping[str, Any]) -> timedelta | None:
+    """How far the clock that dated an answer is ahead of this machine's."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return parsedate_to_datetime(headers["date"]) - datetime.now(UTC)
+    except (KeyError, ValueError):
+        return None
+
+
+def _is_missing_right(error: ClientError) -> bool:
+    """Whether these credentials are known, in this bucket, and only may not do this."""
+    return str(error.response.get("Error", {}).get("Code", "")) in ("AccessDenied", "403")

@@ -1,0 +1,265 @@
+"""What `probe_store` finds, says and ends with, on stores that lack one thing each."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from cas.exit_status import ExitStatus
+from cas.storage.base import BlobStore, Corrupt, Denied
+from cas.storage.guards import PROBE_PREFIX, probe
+from cas.storage.s3 import S3BlobStorage
+from cas.storage.s3.rights import NEEDS
+from cas.storage.s3.trials import FALLBACKS
+from cas.tests.test_store_contract import keys
+from cas.tests.test_store_s3 import uploads
+from tests.s3 import S3Server
+
+CAS, PARTS, QUARANTINE = "cas/", "parts/", "quarantine/"
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    out = StringIO()
+    try:
+        call_command("probe_store", *arguments, stdout=out)
+    except SystemExit as ended:
+        return int(ended.code or 0), out.getvalue()
+    return 0, out.getvalue()
+
+
+def found() -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(run("--json")[1])
+    return said
+
+
+def missing() -> set[str]:
+    return {need for need, error in found()["needs"].items() if error}
+
+
+def deny(server: S3Server, operation: str, key_contains: str = "", **options: Any) -> None:
+    server.fault(
+        operation,
+        "error",
+        key_contains=key_contains,
+        times=-1,
+        **{"status": 403, "code": "AccessDenied", **options},
+    )
+
+
+class TestOnS3:
+    @pytest.fixture(autouse=True)
+    def store(self, s3_store: BlobStore) -> S3BlobStorage:
+        assert isinstance(s3_store, S3BlobStorage)
+        return s3_store
+
+    def test_everything_works_and_nothing_stays(self, store: S3BlobStorage) -> None:
+        status, text = run()
+        assert status == ExitStatus.DONE
+        assert text.splitlines()[0] == store.identity
+        assert "missing" not in text
+        assert text.count(" works\n") == len(NEEDS)
+        assert text.endswith("The store can be used.\n")
+        assert keys(store) == []
+        assert uploads(store) == []
+
+    def test_every_operation_is_really_tried(
+        self, store: S3BlobStorage, s3_server: S3Server
+    ) -> None:
+        probe(store)
+        s3_server.reset()
+        store.preflight()
+        tried = s3_server.counts()
+        assert tried["UploadPart"] == 2
+        assert tried["CompleteMultipartUpload"] == 1
+        assert set(tried) >= {
+            "AbortMultipartUpload", "CopyObject", "DeleteObject", "DeleteObjects",
+            "GetBucketVersioning", "GetObject", "HeadObject", "ListMultipartUploads",
+            "ListObjectsV2", "PutObject",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("operation", "prefix", "needs", "status"),
+        [
+            ("PutObject", CAS, {"put in cas/"}, ExitStatus.UNAVAILABLE),
+            ("HeadObject", CAS, {"head in cas/"}, ExitStatus.UNAVAILABLE),
+            ("GetObject", CAS, {"get in cas/"}, ExitStatus.UNAVAILABLE),
+            ("ListObjectsV2", CAS, {"list in cas/"}, ExitStatus.ITEMS_FAILED),
+            ("CopyObject", CAS, {"copy in cas/"}, ExitStatus.ITEMS_FAILED),
+            ("DeleteObject", CAS, {"delete in cas/"}, ExitStatus.ITEMS_FAILED),
+            ("CreateMultipartUpload", CAS, {"multipart in cas/"}, ExitStatus.ITEMS_FAILED),
+            ("AbortMultipartUpload", CAS, {"abort in cas/"}, ExitStatus.DONE),
+            ("ListMultipartUploads", "", {"list uploads"}, ExitStatus.DONE),
+            ("DeleteObjects", "", {"delete many"}, ExitStatus.DONE),
+            ("GetBucketVersioning", "", {"read versioning"}, ExitStatus.DONE),
+            ("ListObjectsV2", PARTS, {"list in parts/"}, ExitStatus.ITEMS_FAILED),
+            ("HeadObject", PARTS, {"get in parts/"}, ExitStatus.ITEMS_FAILED),
+            ("DeleteObject", PARTS, {"delete in parts/"}, ExitStatus.ITEMS_FAILED),
+            ("CopyObject", QUARANTINE, {"copy in quarantine/"}, ExitStatus.ITEMS_FAILED),
+            (
+                "CompleteMultipartUpload",
+                PROBE_PREFIX,
+                {"multipart in .cas-probe/"},
+                ExitStatus.ITEMS_FAILED,
+            ),
+        ],
+    )
+    def test_a_missing_right_is_named_once_with_what_it_costs(
+        self,
+        s3_server: S3Server,
+        operation: str,
+        prefix: str,
+        needs: set[str],
+        status: ExitStatus,
+    ) -> None:
+        deny(s3_server, operation, prefix)
+        assert missing() == needs
+        ended, text = run()
+        assert ended == status
+        (need,) = [need for need in NEEDS.values() if str(need) in needs]
+        assert text.count(need.cost) == 1
+        assert "AccessDenied" in text
+
+    def test_where_nothing_can_be_deleted_nothing_is_written_below_cas(
+        self, store: S3BlobStorage, s3_server: S3Server
+    ) -> None:
+        deny(s3_server, "DeleteObject")
+        deny(s3_server, "DeleteObjects")
+        assert missing() == {
+            "delete in cas/", "delete in parts/", "delete in .cas-probe/", "delete many",
+        }  # fmt: skip
+        assert all(key.startswith(PROBE_PREFIX) for key in keys(store))
+        assert uploads(store) == []
+
+    def test_where_nothing_can_be_deleted_the_right_to_write_is_tried_nevertheless(
+        self, s3_server: S3Server
+    ) -> None:
+        deny(s3_server, "DeleteObject")
+        deny(s3_server, "CreateMultipartUpload", CAS)
+        assert "put in cas/" in missing()
+
+    def test_a_store_that_lets_nothing_be_tried_is_usable(self, s3_server: S3Server) -> None:
+        deny(s3_server, "PutObject", PROBE_PREFIX)
+        status, text = run()
+        assert status == ExitStatus.DONE
+        assert "none is relied on" in text
+
+    def test_an_operation_that_the_store_does_not_know(self, s3_server: S3Server) -> None:
+        for operation in ("DeleteObjects", "ListMultipartUploads"):
+            deny(s3_server, operation, status=501, code="NotImplemented")
+        assert missing() == {"delete many", "list uploads"}
+
+    def test_other_bytes_come_back(self, s3_server: S3Server) -> None:
+        s3_server.fault("GetObject", "alter_body", key_contains=CAS)
+        assert found()["needs"]["get in cas/"]["code"] == Corrupt.code
+
+    def test_versions_are_told(self, store: S3BlobStorage) -> None:
+        store.client.put_bucket_versioning(
+            Bucket=store.bucket_name, VersioningConfiguration={"Status": "Enabled"}
+        )
+        status, text = run()
+        assert status == ExitStatus.DONE
+        assert text.count("The bucket keeps versions") == 1
+
+    def test_a_store_that_is_down(self, s3_server: S3Server) -> None:
+        deny(s3_server, "*", status=503, code="SlowDown")
+        with pytest.raises(CommandError, match="unreachable") as ended:
+            run()
+        assert ended.value.returncode == ExitStatus.UNAVAILABLE
+
+    @pytest.mark.parametrize(
+        "code", ["NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch"]
+    )
+    def test_nothing_can_be_tried(self, s3_server: S3Server, code: str) -> None:
+        deny(s3_server, "ListObjectsV2", code=code)
+        with pytest.raises(CommandError, match=code) as ended:
+            run()
+        assert ended.value.returncode == ExitStatus.UNAVAILABLE
+
+    def test_guards_are_told_once(
+        self, s3_server: S3Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        s3_server.ignore("copy_if_match")
+        _, text = run()
+        assert f"not honoured; {FALLBACKS['copy_if_match']}" in text
+        assert text.count("not honoured") == 1
+        assert "copy_if_match" not in caplog.text
+
+    def test_json(self, store: S3BlobStorage) -> None:
+        said = found()
+        assert said["store"] == store.identity
+        assert said["status"] == "done"
+        assert said["guards"] == dict.fromkeys(FALLBACKS, True)
+        assert said["needs"] == {str(need): None for need in NEEDS.values()}
+        assert abs(said["clock_ahead_seconds"]) < 60
+
+    def test_guards_are_tried_again_unless_told_not_to(
+        self, store: S3BlobStorage, s3_server: S3Server
+    ) -> None:
+        probe(store)
+        s3_server.ignore("if_none_match")
+        assert json.loads(run("--json", "--cached")[1])["guards"]["if_none_match"] is True
+        assert found()["guards"]["if_none_match"] is False
+
+
+class TestOnDisk:
+    @pytest.fixture(autouse=True)
+    def store(self, disk_store: BlobStore) -> Any:
+        return disk_store
+
+    def test_everything_works_and_nothing_stays(self, store: Any) -> None:
+        status, text = run()
+        assert status == ExitStatus.DONE
+        assert "hard_links              honoured" in text
+        assert "GiB are free" in text
+        assert "missing" not in text
+        assert keys(store) == []
+        assert list(store.staging_dir.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("prefix", "status"),
+        [
+            (CAS, ExitStatus.UNAVAILABLE),
+            (PARTS, ExitStatus.ITEMS_FAILED),
+            (QUARANTINE, ExitStatus.ITEMS_FAILED),
+        ],
+    )
+    def test_a_directory_that_cannot_be_written_to(
+        self, store: Any, monkeypatch: pytest.MonkeyPatch, prefix: str, status: ExitStatus
+    ) -> None:
+        """Root may write everywhere, so the system call is made to refuse."""
+        directory = Path(store.location, prefix)
+        directory.mkdir(parents=True)
+        rename = Path.rename
+
+        def refuse(path: Path, target: Path) -> Path:
+            if target.parent == directory:
+                raise PermissionError(13, "Permission denied")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", refuse)
+        assert found()["needs"][f"write in {prefix}"]["code"] == Denied.code
+        assert run()[0] == status
+        assert list(store.staging_dir.iterdir()) == []
+
+    def test_another_filesystem(self, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path, target: Path) -> Path:
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(Path, "rename", refuse)
+        status, text = run()
+        assert status == ExitStatus.UNAVAILABLE
+        assert "cross-device" in text
+
+    def test_nothing_can_be_written(self, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path, data: bytes) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(CommandError, match="denied") as ended:
+            run()
+        assert ended.value.returncode == ExitStatus.UNAVAILABLE
