@@ -218,8 +218,18 @@ class S3Server(S3Endpoint):
     def latency(self, milliseconds: float) -> None:
         self._control("latency", ms=milliseconds)
 
+    def clock_ahead(self, seconds: float) -> None:
+        """Date answers wrongly and refuse every request for its date, as S3 does after 15 minutes.
+
+        A HEAD is refused without a reason, as it has no body.
+        """
+        self._control("clock", seconds=seconds)
+
     def reset(self) -> None:
-        """Take back faults, ignored guards and latency, and count from zero. Objects stay."""
+        """Take back faults, ignored guards, latency and clock, and count from zero.
+
+        Objects stay.
+        """
         self._control("reset")
 
     def counts(self) -> dict[str, int]:

@@ -2,10 +2,12 @@
 
 A plan crosses a process boundary, so it is plain data. Actions:
 
-error            answer `status` and `code`, without acting
+error            answer `status`, `code` and perhaps `headers`, without acting
 wait_then_act    act only after `seconds`, whether anybody still waits for the answer or not
 act_then_hang    act, then stay silent for `seconds` and close
 act_then_close   act, then close without an answer
+act_then_error   act, then answer `status` and `code` as if nothing had been done
+empty_etag       act, then answer without the ETag (Ceph RGW 16 of completions)
 close_mid_body   announce the whole body, send `bytes` of it, close
 short_body       answer with only the first `bytes` of the body, as if that were all
 alter_body       flip one bit of the answer's body

@@ -151,7 +151,8 @@ def test(endpoint: S3Endpoint, arguments: list[str]) -> int:
         "prefix": endpoint.prefix,
     }
     command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "tests.store", "-m", "not postgres",
+        sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "tests.store",
+        "-m", "not postgres",
         # Tests that share a bucket run one after the other.
         "-n", "0" if endpoint.bucket else "auto", *arguments,
     ]  # fmt: skip

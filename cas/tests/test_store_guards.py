@@ -54,7 +54,9 @@ def store(s3_store: Any) -> S3BlobStorage:
 
 
 class TestProbe:
-    def test_a_strict_store_honours_everything(self, store: S3BlobStorage) -> None:
+    def test_a_strict_store_honours_everything(
+        self, store: S3BlobStorage, s3_server: S3Server
+    ) -> None:
         assert dict(probe(store).results) == dict.fromkeys(FALLBACKS, True)
 
     @pytest.mark.parametrize("name", [name for name in FALLBACKS if name != "stored_checksum"])

@@ -113,7 +113,7 @@ def as_table(found: Findings) -> str:
     lines.append("Operations:")
     for need, error in found.preflight.found.items():
         verdict = "works" if error is None else f"missing; {need.cost} ({error.code}: {error})"
-        lines.append(f"  {need!s:<24}{verdict}")
+        lines.append(f"  {need!s:<26}{verdict}")
     if found.guards.results:
         lines.append(f"Guards, tried {found.guards.tried_at.isoformat(timespec='seconds')}:")
     else:

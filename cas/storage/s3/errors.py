@@ -36,6 +36,7 @@ from cas.storage.base import (
     StoreError,
     StoreFull,
     Unreachable,
+    Unsupported,
 )
 
 
@@ -43,11 +44,17 @@ class Conflict(Unreachable):
     """Another write of the same key was under way. Worth an immediate retry."""
 
 
+class Resent(Changed):
+    """Refused, perhaps because an earlier sending of the same request was carried out."""
+
+
 _CODES: Final[dict[str, type[StoreError]]] = {
     "NoSuchKey": Absent,
     "NotFound": Absent,
-    "NotImplemented": StoreError,
+    "NotImplemented": Unsupported,
+    "MethodNotAllowed": Unsupported,
     "KeyTooLongError": Absent,
+    "NoSuchVersion": Absent,
     # A bucket that is not there is a mistake in the configuration, not an absent object: the
     # difference keeps a cleanup from taking an empty listing for the truth.
     "NoSuchBucket": Denied,
@@ -63,7 +70,7 @@ _CODES: Final[dict[str, type[StoreError]]] = {
     "TokenRefreshRequired": Denied,
     "PreconditionFailed": Changed,
     # Of an upload's completion: it was completed already, by a request whose answer got lost.
-    "NoSuchUpload": Changed,
+    "NoSuchUpload": Resent,
     "BadDigest": Corrupt,
     "IncompleteBody": Corrupt,
     "InvalidDigest": Corrupt,
@@ -95,7 +102,8 @@ _STATUSES: Final[dict[int, type[StoreError]]] = {
     412: Changed,
     416: Corrupt,
     429: Unreachable,
-    501: StoreError,
+    405: Unsupported,
+    501: Unsupported,
     507: StoreFull,
 }
 
@@ -133,7 +141,10 @@ def meaning(code: str, status: int = 0) -> type[StoreError]:
 def translate(error: Exception, key: str) -> StoreError:
     """The StoreError that an exception of botocore's amounts to."""
     if isinstance(error, ClientError):
-        return meaning(code_of(error), status_of(error))(str(error), key=key)
+        meant = meaning(code_of(error), status_of(error))
+        if meant is Changed and error.response.get("ResponseMetadata", {}).get("RetryAttempts"):
+            meant = Resent
+        return meant(str(error), key=key)
     kind: type[StoreError] = StoreError
     if isinstance(error, _CREDENTIALS):
         kind = Denied

@@ -12,6 +12,7 @@ import logging
 import secrets
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -19,9 +20,18 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from cas.digest import CAS_PREFIX, Digest
-from cas.storage.base import Absent, Corrupt, StoreError, Unreachable
+from cas.storage.base import (
+    Absent,
+    Corrupt,
+    Denied,
+    StoreError,
+    Unreachable,
+    Unsupported,
+    Versioning,
+)
 from cas.storage.guards import PROBE_PREFIX
 from cas.storage.preflight import Need, Preflight, Weight
+from cas.storage.s3 import listing
 from cas.storage.s3.errors import translated
 
 log = logging.getLogger(__name__)
@@ -90,6 +100,22 @@ _COSTS: Final[Mapping[tuple[str, str], tuple[Weight, str]]] = {
 NEEDS: Final = {
     (operation, prefix): Need(operation, prefix, weight, cost)
     for (operation, prefix), (weight, cost) in _COSTS.items()
+}
+
+_EXPIRE: Final = "Have a lifecycle rule of the bucket expire noncurrent versions."
+VERSIONS_NOTES: Final[Mapping[Versioning, str]] = {
+    Versioning.KEPT: (
+        "The bucket keeps versions: what is deleted stays as an old version, and no room is "
+        f"freed. {_EXPIRE}"
+    ),
+    Versioning.SUSPENDED: (
+        "The bucket kept versions before: of what was written then, old versions stay when it is "
+        f"deleted, and no room is freed. {_EXPIRE}"
+    ),
+    Versioning.LOCKED: (
+        "The bucket has object lock: what is deleted stays as an old version until its retention "
+        f"ends, and no room is freed before. {_EXPIRE}"
+    ),
 }
 
 
@@ -225,11 +251,11 @@ class RightsTrial:
         )
 
     def _look_for_versions(self) -> None:
-        if self._client.get_bucket_versioning(Bucket=self._bucket).get("Status"):
-            self._notes.append(
-                "The bucket keeps versions: what is deleted stays as an old version and takes "
-                "room. Have a lifecycle rule of the bucket expire noncurrent versions."
-            )
+        with suppress(Denied, Unsupported):
+            kept = listing.versioning(self._client, self._bucket)
+            if note := VERSIONS_NOTES.get(kept):
+                self._notes.append(note)
+        self._client.get_bucket_versioning(Bucket=self._bucket)
 
     def _try_deleting(self, source: str) -> None:
         def delete_many() -> None:
