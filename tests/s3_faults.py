@@ -8,6 +8,8 @@ act_then_hang    act, then stay silent for `seconds` and close
 act_then_close   act, then close without an answer
 act_then_error   act, then answer `status` and `code` as if nothing had been done
 empty_etag       act, then answer without the ETag (Ceph RGW 16 of completions)
+no_checksum      answer without any checksum header
+other_etag       answer with an ETag that is no MD5, of as many parts
 close_mid_body   announce the whole body, send `bytes` of it, close
 short_body       answer with only the first `bytes` of the body, as if that were all
 alter_body       flip one bit of the answer's body

@@ -70,9 +70,7 @@ def _lengths(bucket: Bucket, there: BlobStat, count: int) -> Iterator[int]:
 
 def _head(bucket: Bucket, there: BlobStat, **params: Any) -> Any:
     with translated(there.key):
-        return bucket.client.head_object(
-            Bucket=bucket.name, Key=there.key, IfMatch=f'"{there.etag}"', **params
-        )
+        return bucket.client.head_object(Bucket=bucket.name, Key=there.key, **params)
 
 
 def _compute(path: Path, length: int) -> _Checksums:
