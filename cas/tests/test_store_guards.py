@@ -32,6 +32,8 @@ IGNORABLE = (
     ("copy_checksum", "checksum_sha256"),
     ("get_object_attributes",),
     ("checksums_rejected",),
+    ("opaque_etags",),
+    ("opaque_etags", "content_md5", "checksum_sha256", "copy_checksum"),
     (
         "content_md5",
         "checksum_sha256",
