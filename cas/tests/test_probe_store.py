@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from django.core.management import CommandError, call_command
 
 from cas.exit_status import ExitStatus
@@ -16,9 +19,9 @@ from cas.storage.guards import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
 from cas.storage.s3.rights import NEEDS
 from cas.storage.s3.trials import FALLBACKS
-from cas.tests.test_store_contract import keys
+from cas.tests.test_store_contract import keys, put
 from cas.tests.test_store_s3 import uploads
-from tests.s3 import S3Server
+from tests.s3 import S3Endpoint, S3Server
 
 CAS, PARTS, QUARANTINE = "cas/", "parts/", "quarantine/"
 
@@ -209,6 +212,122 @@ class TestOnS3:
         s3_server.ignore("if_none_match")
         assert json.loads(run("--json", "--cached")[1])["guards"]["if_none_match"] is True
         assert found()["guards"]["if_none_match"] is False
+
+
+class TestOnAnyService:
+    """Rights and mistakes as a service has them: a bucket's policy, wrong credentials."""
+
+    @pytest.fixture(autouse=True)
+    def store(self, s3_store: BlobStore) -> S3BlobStorage:
+        assert isinstance(s3_store, S3BlobStorage)
+        return s3_store
+
+    @pytest.mark.parametrize(
+        ("action", "below", "needs"),
+        [
+            ("s3:PutObject", CAS, {"put in cas/", "copy in cas/", "multipart in cas/"}),
+            ("s3:GetObject", CAS, {"head in cas/", "get in cas/"}),
+            ("s3:DeleteObject", CAS, {"delete in cas/"}),
+            ("s3:AbortMultipartUpload", CAS, {"abort in cas/"}),
+            ("s3:DeleteObject", PARTS, {"delete in parts/"}),
+            ("s3:GetObject", PARTS, {"get in parts/"}),
+            ("s3:PutObject", QUARANTINE, {"copy in quarantine/"}),
+            ("s3:ListBucket", "", {"list in cas/", "list in parts/"}),
+            ("s3:ListBucketMultipartUploads", "", {"list uploads"}),
+            ("s3:GetBucketVersioning", "", {"read versioning"}),
+        ],
+    )
+    def test_a_policy_that_denies_one_thing(
+        self,
+        store: S3BlobStorage,
+        s3_endpoint: S3Endpoint,
+        tmp_path: Path,
+        action: str,
+        below: str,
+        needs: set[str],
+    ) -> None:
+        put(store, "parts/1/attachments/a.pdf", b"an old object", tmp_path)
+        before = keys(store)
+        with denied(s3_endpoint, store.bucket_name, action, below):
+            assert missing() == needs
+        assert keys(store) == before
+
+    @pytest.mark.parametrize(
+        ("option", "value", "code", "setting"),
+        [
+            ("bucket_name", "no-such-bucket-here", "NoSuchBucket", "CAS_S3_BUCKET"),
+            ("access_key", "NOBODY", "InvalidAccessKeyId", "CAS_S3_ACCESS_KEY_ID"),
+            ("secret_key", "wrong", "SignatureDoesNotMatch", "CAS_S3_SECRET_ACCESS_KEY"),
+        ],
+    )
+    def test_a_wrong_setting_is_named(
+        self,
+        s3_endpoint: S3Endpoint,
+        s3_bucket: str,
+        settings: Any,
+        option: str,
+        value: str,
+        code: str,
+        setting: str,
+    ) -> None:
+        options = {**s3_endpoint.storage_options(s3_bucket), option: value}
+        attachments = {**settings.STORAGES["attachments"], "OPTIONS": options}
+        settings.STORAGES = {**settings.STORAGES, "attachments": attachments}
+        if isinstance(s3_endpoint, S3Server) and option != "bucket_name":
+            # The stand-in knows no accounts.
+            deny(s3_endpoint, "*", code=code)
+        with pytest.raises(CommandError, match=code) as ended:
+            run()
+        assert ended.value.returncode == ExitStatus.UNAVAILABLE
+        assert setting in str(ended.value)
+
+    def test_object_lock(self, s3_endpoint: S3Endpoint, s3_bucket: str, settings: Any) -> None:
+        if s3_endpoint.bucket:
+            pytest.skip("a bucket can be locked only when it is created")
+        name = f"{s3_bucket}-locked"
+        s3_endpoint.client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+        options = s3_endpoint.storage_options(name)
+        attachments = {**settings.STORAGES["attachments"], "OPTIONS": options}
+        settings.STORAGES = {**settings.STORAGES, "attachments": attachments}
+        status, text = run()
+        assert status == ExitStatus.DONE
+        assert text.count("The bucket has object lock") == 1
+        s3_endpoint.drop_bucket(name)
+
+
+@contextmanager
+def denied(endpoint: S3Endpoint, bucket: str, action: str, below: str) -> Iterator[None]:
+    """Have the bucket's policy deny an action; the stand-in has none, so its operations fail."""
+    if isinstance(endpoint, S3Server):
+        for operation in OPERATIONS[action]:
+            deny(endpoint, operation, below)
+        yield
+        return
+    statement = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": action,
+        "Resource": f"arn:aws:s3:::{bucket}" + (f"/{below}*" if below else ""),
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    try:
+        endpoint.client.put_bucket_policy(Bucket=bucket, Policy=policy)
+    except ClientError as error:
+        pytest.skip(f"this store has no bucket policies: {error}")
+    yield
+    endpoint.client.delete_bucket_policy(Bucket=bucket)
+
+
+OPERATIONS = {
+    "s3:PutObject": ("PutObject", "CopyObject", "CreateMultipartUpload"),
+    "s3:GetObject": ("HeadObject", "GetObject"),
+    "s3:DeleteObject": ("DeleteObject",),
+    "s3:AbortMultipartUpload": ("AbortMultipartUpload",),
+    "s3:ListBucket": ("ListObjectsV2",),
+    "s3:ListBucketMultipartUploads": ("ListMultipartUploads",),
+    "s3:GetBucketVersioning": ("GetBucketVersioning",),
+}
+"""What each right of a policy is needed for."""
 
 
 class TestOnDisk:
