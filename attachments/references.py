@@ -25,6 +25,7 @@ from attachments.locks import Exclusion, Hold, excluding, hold_shared
 from attachments.models import Attachment
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
+from attachments.verifications import PROOFS
 from cas.digest import Digest
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
@@ -69,7 +70,7 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
             file_size=upload.staged.size,
         )
         hold_shared([digest])
-        outcome = attachment_store().create(upload.staged)
+        outcome = attachment_store().create(upload.staged, PROOFS)
     if outcome is Outcome.PRESENT:
         DEDUPLICATED_UPLOADS.inc()
         DEDUPLICATED_BYTES.inc(upload.staged.size)

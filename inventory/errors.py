@@ -21,7 +21,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from attachments.maintenance.database import CONNECTION_ERRORS
-from cas.storage.base import StoreError, StoreFull, Unreachable
+from cas.storage.base import Denied, StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ def _store_failure(error: StoreError) -> Response:
         return _response(
             status.HTTP_507_INSUFFICIENT_STORAGE, "store_full", "There is no room for the file."
         )
+    if isinstance(error, Denied):
+        return _unavailable("store_denied", "The store takes nothing at present; the log says why.")
     return _response(500, "store_error", "The store failed; nothing was changed.")
 
 

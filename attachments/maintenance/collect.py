@@ -23,6 +23,7 @@ from attachments.maintenance.clocks import MOST_APART, check_clocks, database_no
 from attachments.maintenance.database import require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import PROBE
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import survey
@@ -178,7 +179,7 @@ def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[Bl
     while batch := {Digest.from_key(stat.key): stat for stat in islice(listed, BATCH)}:
         run.stop.check()
         run.progress.show_if_due()
-        referenced = references.referenced(set(batch))
+        referenced = references.referenced(set(batch)) | {PROBE}
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 

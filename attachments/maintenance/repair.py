@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from attachments.locks import excluding, refuse_condemned
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest
 from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt, Unreachable
+from cas.storage.quarantine import examine
 
 logger = logging.getLogger(__name__)
-
-QUARANTINE_PREFIX: Final = "quarantine/"
 
 
 def repair(
@@ -91,22 +89,22 @@ def _restore(store: BlobStore, digest: Digest, source: str) -> bool:
 
 
 def _quarantine(store: BlobStore, digest: Digest) -> bool:
-    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment.
-
-    The name it gets says what it was and what its bytes are, so that one never replaces another.
-    """
+    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment."""
     try:
-        found, before = store.digest_of(digest.key)
-        if found == digest:
+        examined = examine(store, digest)
+        if not examined.aside:
             return False
-        aside = f"{QUARANTINE_PREFIX}{digest}.{found}"
-        store.copy(digest.key, aside)
-        if store.digest_of(aside)[0] != found or not _remove(store, digest, before):
+        if not _remove(store, digest, examined.blob):
             logger.warning("%s is in use and was not moved aside; run this again", digest.key)
             return False
     except Absent:
         return False
-    logger.warning("moved the corrupt %s to %s; shown by %s", digest.key, aside, _shown_by(digest))
+    except Changed as error:
+        logger.warning("%s was not moved aside; run this again: %s", digest.key, error)
+        return False
+    logger.warning(
+        "moved the corrupt %s to %s; shown by %s", digest.key, examined.aside, _shown_by(digest)
+    )
     return True
 
 

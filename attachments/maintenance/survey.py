@@ -18,6 +18,7 @@ from django.db import connection
 from django.db.models import Q, Value
 from django.db.models.functions import Collate
 
+from attachments.maintenance.preflight import PROBE
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.references import REFERENCE_COLUMNS
 from cas.storage.base import Absent, BlobStat, BlobStore
@@ -90,7 +91,7 @@ def look(store: BlobStore, key: str) -> Entry | None:
 
 
 def _merged(store: BlobStore, prefix: str) -> Iterator[Entry]:
-    stats = _ascending(store.scan(prefix))
+    stats = (stat for stat in _ascending(store.scan(prefix)) if stat.key != PROBE.key)
     stat = next(stats, None)
     for key, claims in itertools.groupby(references_below(prefix), key=attrgetter("key")):
         while stat is not None and stat.key < key:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from django.db import ProgrammingError
 
-from attachments import references
+from attachments import references, verifications
 from attachments.locks import Hold
 from attachments.maintenance.attempts import Attempts
 from attachments.maintenance.database import patiently
@@ -29,6 +29,7 @@ from cas.storage.base import (
     OnBytes,
     OnDigest,
     Outcome,
+    Proofs,
     StoreError,
 )
 
@@ -79,8 +80,9 @@ class Acts(Protocol):
 
     verb: str
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
-        """Make the object's bytes available at their CAS key."""
+    def ingest(self, key: str, size: int, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
+        """Make the object's bytes available at their CAS key. Raises SizeMismatch if there are
+        not `size` of them, and StoreError."""
 
     def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
         """Move the row. False if it no longer points at the old key."""
@@ -89,11 +91,15 @@ class Acts(Protocol):
 class RealActs:
     verb = "migrated"
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, stop: Stop) -> None:
         self._store = store
+        self._proofs = Proofs(
+            hold=lambda blob: patiently(partial(verifications.holds, blob), stop),
+            record=verifications.record_at_commit,
+        )
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
-        return self._store.ingest(key, on_bytes, on_digest)
+    def ingest(self, key: str, size: int, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
+        return self._store.ingest(key, on_bytes, on_digest, expected_size=size, proofs=self._proofs)
 
     def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
         return references.repoint(row, old_key, digest, size, hold)
@@ -149,16 +155,12 @@ class Transfer:
             raise RowFault(
                 "unknown_key", f"the key is neither below {LEGACY_PREFIX} nor cas/<digest>"
             )
-        ingested = self._acts.ingest(
+        return self._acts.ingest(
             group.key,
+            group.size,
             self._bandwidth.spend,
             lambda digest: patiently(partial(hold.take, digest), self._stop),
         )
-        if ingested.size != group.size:
-            raise RowFault(
-                "size_mismatch", f"the row says {group.size} bytes, the object has {ingested.size}"
-            )
-        return ingested
 
     def _row(
         self,

@@ -229,7 +229,7 @@ def test_no_transaction_is_open_during_a_transfer(
     real = store.ingest
     states: set[str] = set()
 
-    def watched(source: str, *arguments: Any) -> Any:
+    def watched(source: str, *arguments: Any, **options: Any) -> Any:
         other = connections.create_connection("default")
         with other.cursor() as cursor:
             cursor.execute(
@@ -239,7 +239,7 @@ def test_no_transaction_is_open_during_a_transfer(
             )
             states.update(row[0] for row in cursor.fetchall())
         other.close()
-        return real(source, *arguments)
+        return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", watched)
     assert run(*MIGRATE)[0] == DONE

@@ -137,7 +137,7 @@ def test_a_store_failure_is_reported_and_leaves_nothing(
     disk_store, client, url, monkeypatch, failure, status
 ):
     class Failing:
-        def create(self, staged):
+        def create(self, staged, *proofs):
             raise failure
 
     monkeypatch.setattr(references, "attachment_store", Failing)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from cas.storage.base import Denied
+from cas.storage.base import Denied, StoreError
 from cas.storage.places import state_dir
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,11 @@ def forget() -> None:
 
 
 def _file(store: Guarded) -> Path | None:
-    directory = state_dir()
+    try:
+        directory = state_dir()
+    except StoreError as error:
+        log.warning("nothing is remembered of %s: %s", store.identity, error)
+        return None
     if directory is None:
         return None
     return directory / f"guards-{hashlib.sha256(store.identity.encode()).hexdigest()[:16]}.json"

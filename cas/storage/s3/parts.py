@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cas.digest import CHUNK
 from cas.storage.base import BlobStat
+from cas.storage.disk_files import translated as file_errors
 from cas.storage.s3.bucket import Bucket
 from cas.storage.s3.errors import translated
 
@@ -52,7 +53,8 @@ def _claimed_sha256(bucket: Bucket, there: BlobStat) -> str:
     if not bucket.guards.honours("stored_checksum"):
         return ""
     answer = _head(bucket, there, ChecksumMode="ENABLED")
-    return str(answer.get("ChecksumSHA256", ""))
+    # With the number of parts behind it, or without.
+    return str(answer.get("ChecksumSHA256", "")).partition("-")[0]
 
 
 def _lengths(bucket: Bucket, there: BlobStat, count: int) -> Iterator[int]:
@@ -78,7 +80,7 @@ def _compute(path: Path, length: int) -> _Checksums:
     md5s = hashlib.md5(usedforsecurity=False)
     sha256s = hashlib.sha256()
     count = 0
-    with translated(), path.open("rb") as file:
+    with file_errors(""), path.open("rb") as file:
         while chunk := file.read(min(CHUNK, length)):
             md5 = hashlib.md5(chunk, usedforsecurity=False)
             sha256 = hashlib.sha256(chunk)
@@ -92,5 +94,5 @@ def _compute(path: Path, length: int) -> _Checksums:
             count += 1
     return _Checksums(
         f"{md5s.hexdigest()}-{count}",
-        f"{base64.b64encode(sha256s.digest()).decode()}-{count}",
+        base64.b64encode(sha256s.digest()).decode(),
     )

@@ -44,6 +44,7 @@ from cas.storage.base import (
     Versioning,
 )
 from cas.storage.disk_files import remove_old_files
+from cas.storage.disk_files import translated as file_errors
 from cas.storage.guards import NO_GUARDS, PROBE_PREFIX, Guards, known, probe_or_assume_none
 from cas.storage.places import staging_dir
 from cas.storage.preflight import Preflight
@@ -203,7 +204,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
     def put_legacy(self, key: str, source: Path) -> None:
         if key.startswith(CAS_PREFIX):
             raise StoreError("only bytes of known digest are written below cas/", key=key)
-        with source.open("rb") as body, translated(key):
+        with file_errors(key), source.open("rb") as body, translated(key):
             self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, **self._extra())
 
     def copy(self, source: str, target: str) -> None:

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cas.digest import CHUNK, Hasher
-from cas.storage.base import BlobStat, Corrupt, Staged, Unreachable
+from cas.storage.base import Absent, BlobStat, Corrupt, Staged, Unreachable
+from cas.storage.disk_files import translated as file_errors
 from cas.storage.s3.body import FileSection
 from cas.storage.s3.bucket import Bucket, md5_of
 from cas.storage.s3.errors import Conflict, Resent, code_of, translate
@@ -53,26 +54,28 @@ def upload(bucket: Bucket, staged: Staged, *, replaced: BlobStat | None) -> Writ
     """
     key = staged.digest.key
     try:
-        with staged.path.open("rb") as body:
-            if os.fstat(body.fileno()).st_size != staged.size:
-                raise Corrupt("the staged file is not as long as what was hashed", key=key)
-            if staged.size > bucket.sizes.upload_threshold:
-                return _upload_parts(bucket, staged, body, replaced)
-            return _write(
-                partial(
-                    bucket.client.put_object,
-                    Bucket=bucket.name,
-                    Key=key,
-                    Body=body,
-                    **_checks(bucket, staged.md5, staged.digest.raw),
-                    **_condition(bucket, "if_none_match", replaced),
-                    **bucket.extra,
-                ),
-                lambda answer: Written(str(answer.get("ETag", "")), md5_of(answer)),
-                Expected(bucket, key, staged.size, replaced),
-            )
-    except FileNotFoundError as error:
+        with file_errors(key):
+            body = staged.path.open("rb")
+    except Absent as error:
         raise Corrupt("the staged file is gone", key=key) from error
+    with file_errors(key), body:
+        if os.fstat(body.fileno()).st_size != staged.size:
+            raise Corrupt("the staged file is not as long as what was hashed", key=key)
+        if staged.size > bucket.sizes.upload_threshold:
+            return _upload_parts(bucket, staged, body, replaced)
+        return _write(
+            partial(
+                bucket.client.put_object,
+                Bucket=bucket.name,
+                Key=key,
+                Body=body,
+                **_checks(bucket, staged.md5, staged.digest.raw),
+                **_condition(bucket, "if_none_match", replaced),
+                **bucket.extra,
+            ),
+            lambda answer: Written(str(answer.get("ETag", "")), md5_of(answer)),
+            Expected(bucket, key, staged.size, replaced),
+        )
 
 
 def copy(bucket: Bucket, source: BlobStat, key: str, *, replaced: BlobStat | None) -> Written:
