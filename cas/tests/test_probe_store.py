@@ -167,6 +167,8 @@ class TestOnS3:
         status, text = run()
         assert status == ExitStatus.DONE
         assert text.count("The bucket keeps versions") == 1
+        versions = store.client.list_object_versions(Bucket=store.bucket_name)["Versions"]
+        assert all(version["Key"].startswith(PROBE_PREFIX) for version in versions)
 
     def test_a_store_that_is_down(self, s3_server: S3Server) -> None:
         deny(s3_server, "*", status=503, code="SlowDown")
@@ -302,6 +304,7 @@ def denied(endpoint: S3Endpoint, bucket: str, action: str, below: str) -> Iterat
         for operation in OPERATIONS[action]:
             deny(endpoint, operation, below)
         yield
+        endpoint.reset()
         return
     statement = {
         "Effect": "Deny",

@@ -1,8 +1,8 @@
 """Which of the operations that commands need a bucket permits, each tried by itself.
 
 Rights may depend on the prefix of a key. Below `.cas-probe/` everything is really done. Elsewhere
-an object is written only where it can be deleted again; otherwise an upload is begun and given
-up, which needs the right to write and leaves nothing.
+an object is written only where it can be deleted again for good; otherwise an upload is begun and
+given up, which needs the right to write and leaves nothing.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ class RightsTrial:
         self._found: dict[Need, StoreError | None] = {}
         self._notes: list[str] = []
         self._blobs: list[str] = []
+        self._keeps_versions = False
         self._body = b"rights are tried " + secrets.token_bytes(20)
         self._name = uuid.uuid4().hex
 
@@ -137,13 +138,13 @@ class RightsTrial:
         """Raises Unreachable, and whatever says that nothing can be tried in this bucket."""
         ahead = self._reach()
         source = f"{PROBE_PREFIX}{self._name}/source"
+        self._try("read versioning", "", self._look_for_versions)
         self._try("put", PROBE_PREFIX, lambda: self._put(source))
         self._try_cas(source)
         self._try_legacy()
         self._try_quarantine(source)
         self._try_multipart()
         self._try_uploads()
-        self._try("read versioning", "", self._look_for_versions)
         self._try_deleting(source)
         ordered = {need: self._found[need] for need in NEEDS.values() if need in self._found}
         return Preflight(ordered, ahead, tuple(self._notes))
@@ -171,7 +172,7 @@ class RightsTrial:
     def _try_cas(self, source: str) -> None:
         key = Digest(hashlib.sha256(self._body).hexdigest()).key
         self._try("delete", CAS_PREFIX, lambda: self._delete(key))
-        if self._met("delete", CAS_PREFIX):
+        if self._met("delete", CAS_PREFIX) and not self._keeps_versions:
             self._try("put", CAS_PREFIX, lambda: self._put(key))
             self._try("head", CAS_PREFIX, lambda: self._head(key))
             self._try("get", CAS_PREFIX, lambda: self._get(key))
@@ -190,7 +191,11 @@ class RightsTrial:
             self._try("abort", CAS_PREFIX, lambda: self._abort(upload[0]))
 
     def _try_legacy(self) -> None:
-        """Nothing is written here: whatever is below this prefix is somebody's."""
+        """Nothing is written here: whatever is below this prefix is somebody's.
+
+        Where nothing is, a store that looks for the object first, as Ceph does, cannot be seen to
+        forbid reading it.
+        """
         there: list[str] = []
 
         def look() -> None:
@@ -206,17 +211,21 @@ class RightsTrial:
 
     def _try_quarantine(self, source: str) -> None:
         key = f"{QUARANTINE_PREFIX}.cas-probe-{self._name}"
+        if self._keeps_versions or not self._may_delete(key):
+            self._try("copy", QUARANTINE_PREFIX, lambda: self._give_up(self._begin(key)))
+        elif self._met("put", PROBE_PREFIX):
+            self._try("copy", QUARANTINE_PREFIX, lambda: self._copy(source, key))
+            self._take_away(key)
+
+    def _may_delete(self, key: str) -> bool:
         try:
             with translated(key):
                 self._delete(key)
         except Unreachable:
             raise
         except StoreError:
-            self._try("copy", QUARANTINE_PREFIX, lambda: self._give_up(self._begin(key)))
-            return
-        if self._met("put", PROBE_PREFIX):
-            self._try("copy", QUARANTINE_PREFIX, lambda: self._copy(source, key))
-            self._take_away(key)
+            return False
+        return True
 
     def _try_multipart(self) -> None:
         """A whole upload in two parts."""
@@ -259,6 +268,7 @@ class RightsTrial:
             kept = listing.versioning(self._client, self._bucket)
             if note := VERSIONS_NOTES.get(kept):
                 self._notes.append(note)
+                self._keeps_versions = True
         self._client.get_bucket_versioning(Bucket=self._bucket)
 
     def _try_deleting(self, source: str) -> None:
