@@ -181,6 +181,27 @@ class TestOnS3:
         assert -303 < found()["clock_ahead_seconds"] < -297
         assert "s behind this machine's" in run()[1]
 
+    @pytest.mark.parametrize(("seconds", "said"), [(7200, "behind"), (-7200, "ahead of")])
+    def test_a_clock_that_is_off(self, s3_server: S3Server, seconds: int, said: str) -> None:
+        s3_server.clock_ahead(seconds)
+        with pytest.raises(CommandError, match=f"clock is 1[12][09] minutes {said}") as ended:
+            run()
+        assert ended.value.returncode == ExitStatus.UNAVAILABLE
+
+    def test_a_clock_that_is_off_and_no_reason(self, s3_server: S3Server) -> None:
+        """As where a proxy answers, or a service says no more of it."""
+        s3_server.clock_ahead(800)
+        deny(s3_server, "*", code="403")
+        with pytest.raises(CommandError, match="clock is 1[23] minutes behind"):
+            run()
+
+    def test_another_region(self, s3_server: S3Server) -> None:
+        headers = {"x-amz-bucket-region": "eu-central-1"}
+        deny(s3_server, "*", status=301, code="PermanentRedirect", headers=headers)
+        with pytest.raises(CommandError, match="set CAS_S3_REGION to eu-central-1") as ended:
+            run()
+        assert ended.value.returncode == ExitStatus.UNAVAILABLE
+
     @pytest.mark.parametrize(
         "code", ["NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch"]
     )
