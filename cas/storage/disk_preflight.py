@@ -15,13 +15,14 @@ from cas.storage.base import StoreError
 from cas.storage.disk_files import fsync_directory, translated
 from cas.storage.guards import PROBE_PREFIX
 from cas.storage.preflight import Need, Preflight, Weight
+from cas.storage.quarantine import QUARANTINE_PREFIX
 
 WRITE: Final = {
     CAS_PREFIX: Need("write", CAS_PREFIX, Weight.ESSENTIAL, "nothing can be uploaded or migrated"),
     "parts/": Need("write", "parts/", Weight.NEEDED, "cleanup_legacy_blobs cannot delete"),
-    "quarantine/": Need(
+    QUARANTINE_PREFIX: Need(
         "write",
-        "quarantine/",
+        QUARANTINE_PREFIX,
         Weight.NEEDED,
         "wrong bytes cannot be moved aside, so they are neither repaired nor healed",
     ),

@@ -17,7 +17,7 @@ from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Corrupt, Denied
 from cas.storage.guards import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.rights import NEEDS
+from cas.storage.s3.needs import NEEDS
 from cas.storage.s3.trials import FALLBACKS
 from cas.tests.test_store_contract import keys, put
 from cas.tests.test_store_s3 import uploads
@@ -184,7 +184,7 @@ class TestOnS3:
     @pytest.mark.parametrize(("seconds", "said"), [(7200, "behind"), (-7200, "ahead of")])
     def test_a_clock_that_is_off(self, s3_server: S3Server, seconds: int, said: str) -> None:
         s3_server.clock_ahead(seconds)
-        with pytest.raises(CommandError, match=f"clock is 1[12][09] minutes {said}") as ended:
+        with pytest.raises(CommandError, match=rf"clock is 1[12][09] minutes {said}") as ended:
             run()
         assert ended.value.returncode == ExitStatus.UNAVAILABLE
 
@@ -192,7 +192,7 @@ class TestOnS3:
         """As where a proxy answers, or a service says no more of it."""
         s3_server.clock_ahead(800)
         deny(s3_server, "*", code="403")
-        with pytest.raises(CommandError, match="clock is 1[23] minutes behind"):
+        with pytest.raises(CommandError, match=r"clock is 1[23] minutes behind"):
             run()
 
     def test_another_region(self, s3_server: S3Server) -> None:
