@@ -11,6 +11,7 @@ import http.client
 import itertools
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -49,6 +50,7 @@ class S3Endpoint:
         addressing_style: str = "path",
         bucket: str = "",
         prefix: str = "cas-test",
+        ca_bundle: str = "",
     ) -> None:
         self.endpoint = endpoint
         self.access_key = access_key
@@ -57,6 +59,7 @@ class S3Endpoint:
         self.addressing_style = addressing_style
         self.bucket = bucket
         self.prefix = prefix
+        self.ca_bundle = ca_bundle
         self._names = itertools.count(1)
 
     @classmethod
@@ -76,6 +79,7 @@ class S3Endpoint:
             "addressing_style": self.addressing_style,
             "max_attempts": 2,
             "read_timeout": 20,
+            **({"verify": self.ca_bundle} if self.ca_bundle else {}),
         }
 
     def environment(self, bucket: str) -> dict[str, str]:
@@ -87,7 +91,13 @@ class S3Endpoint:
             "CAS_S3_ACCESS_KEY_ID": self.access_key,
             "CAS_S3_SECRET_ACCESS_KEY": self.secret_key,
             "CAS_S3_ADDRESSING_STYLE": self.addressing_style,
+            "CAS_S3_CA_BUNDLE": self.ca_bundle,
         }
+
+    @property
+    def trusted(self) -> str | None:
+        """The file of authorities whose certificates `client` takes; None for the system's."""
+        return self.ca_bundle or None
 
     @cached_property
     def client(self) -> Any:
@@ -98,6 +108,7 @@ class S3Endpoint:
             aws_access_key_id=self.access_key or None,
             aws_secret_access_key=self.secret_key or None,
             region_name=self.region,
+            verify=self.trusted,
             config=Config(
                 s3={"addressing_style": self.addressing_style},  # type: ignore[arg-type]
                 request_checksum_calculation="when_required",
@@ -153,14 +164,17 @@ class S3Server(S3Endpoint):
     operation came, `sent` how many body bytes were answered to them.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, certificate: Path | None = None) -> None:
+        """`certificate`: a PEM file with key, certificate and its authority's; then over TLS."""
         super().__init__("", ACCESS_KEY, SECRET_KEY)
         self._log = directory / "s3.log"
+        self._certificate = certificate
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.s3", "--port", "0", "--until-eof"],
+                [sys.executable, "-m", "tests.s3", "--port", "0", "--until-eof"]
+                + (["--certificate", str(self._certificate)] if self._certificate else []),
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -173,6 +187,8 @@ class S3Server(S3Endpoint):
             raise RuntimeError(f"the S3 server did not start: {self._log.read_text()}")
         self.port = int(line)
         self.endpoint = f"http://127.0.0.1:{self.port}"
+        if self._certificate:
+            self.endpoint = f"https://localhost:{self.port}"
         return self
 
     def __exit__(
@@ -183,6 +199,10 @@ class S3Server(S3Endpoint):
     ) -> None:
         self._process.terminate()
         self._process.communicate()
+
+    @property
+    def trusted(self) -> str | None:
+        return str(self._certificate) if self._certificate else None
 
     def drop_bucket(self, bucket: str) -> None:
         self._control("drop", bucket=bucket)
@@ -241,22 +261,35 @@ class S3Server(S3Endpoint):
         return sent
 
     def _control(self, path: str, **said: Any) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = self._connect()
         try:
             connection.request("POST", f"/-/{path}", json.dumps(said))
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
 
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._certificate is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        trusted = ssl.create_default_context(cafile=str(self._certificate))
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=trusted)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
+    parser.add_argument("--certificate", help="speak TLS with this key and certificate (PEM)")
     options = parser.parse_args()
     from tests.s3_server import build
 
     server = build(options.port)
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     print(server.server_address[1], flush=True)
     if options.until_eof:
         threading.Thread(target=_stop_at_eof, args=[server], daemon=True).start()

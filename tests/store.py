@@ -87,6 +87,7 @@ def named(environment: Any) -> S3Endpoint:
         environment.get("CAS_S3_ADDRESSING_STYLE") or "auto",
         environment.get("CAS_S3_BUCKET", ""),
         f"cas-test-{secrets.token_hex(6)}",
+        environment.get("CAS_S3_CA_BUNDLE", ""),
     )
 
 
@@ -149,6 +150,7 @@ def test(endpoint: S3Endpoint, arguments: list[str]) -> int:
         "addressing_style": endpoint.addressing_style,
         "bucket": endpoint.bucket,
         "prefix": endpoint.prefix,
+        "ca_bundle": endpoint.ca_bundle,
     }
     command = [
         sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "tests.store",

@@ -123,7 +123,7 @@ def test_commands_end_with_a_summary(store: BlobStore, mounted: Path, part: Part
     summary = summary_of(output)
     assert status == ExitStatus.UNAVAILABLE, output
     assert "mount the file system writable again" in summary["reason"]
-    assert (summary["failed"], summary["remaining"]) == (0, 1)
+    assert summary["failed"] == 0
     assert blobs(store) == set()
     made.refresh_from_db()
     assert made.is_legacy
@@ -138,5 +138,7 @@ def test_a_collection_and_a_verification_end_so_too(
     remount(mounted, "ro")
     options = ("--json", "--yes-i-am-sure") if command == "collect_garbage" else ("--json",)
     status, output = run(command, *options)
-    assert status in (ExitStatus.UNAVAILABLE, ExitStatus.DONE), output
-    assert "status" in summary_of(output) or summary_of(output)
+    collects = command == "collect_garbage"
+    # Reading needs no room.
+    assert status == (ExitStatus.UNAVAILABLE if collects else ExitStatus.DONE), output
+    assert ("writable again" in summary_of(output)["reason"]) is collects

@@ -229,6 +229,11 @@ def _cure(error: ClientError) -> str:
     return ""
 
 
+def bucket_missing(name: str) -> Denied:
+    """What is said where only a status tells that there is no bucket."""
+    return Denied(f"there is no bucket {name}. {_CURES['NoSuchBucket']}")
+
+
 def _headers(error: ClientError) -> Mapping[str, str]:
     headers: Mapping[str, str] = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return headers

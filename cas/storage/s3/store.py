@@ -51,7 +51,7 @@ from cas.storage.preflight import Preflight
 from cas.storage.quarantine import examine
 from cas.storage.s3 import listing, transfer, writing
 from cas.storage.s3.bucket import Bucket, Sizes, read_whole
-from cas.storage.s3.errors import Resent, translated
+from cas.storage.s3.errors import Resent, bucket_missing, translated
 from cas.storage.s3.rights import RightsTrial
 from cas.storage.s3.trials import FALLBACKS, Trials
 
@@ -103,6 +103,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         self._clients: dict[int, Any] = {}
         # Whether the object ingested last had a checksum: what one program wrote is mostly alike.
         self._checksums_found = False
+        self._bucket_seen = False
 
     def get_default_settings(self) -> dict[str, Any]:
         return {
@@ -154,7 +155,27 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         return cast(BlobStream, self._bucket_as_known().get(key, byte_range))
 
     def stat(self, key: str) -> BlobStat:
-        return self._bucket_as_known().head(key)
+        try:
+            return self._bucket_as_known().head(key)
+        except Absent:
+            self._refuse_absent_bucket()
+            raise
+
+    def _refuse_absent_bucket(self) -> None:
+        """Raises Denied if it is the bucket that is not there, which a HEAD of a key does not say.
+
+        Once it was seen it is not asked for again.
+        """
+        if self._bucket_seen:
+            return
+        try:
+            with translated():
+                self.client.head_bucket(Bucket=self.bucket_name)
+        except Absent as error:
+            raise bucket_missing(self.bucket_name) from error
+        except (Denied, Unsupported) as error:
+            log.debug("whether %s exists is not known: %s", self.bucket_name, error)
+        self._bucket_seen = True
 
     def scan(self, prefix: str, *, after: str = "") -> Iterator[BlobStat]:
         return listing.scan(self.client, self.bucket_name, prefix, after)
