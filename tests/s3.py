@@ -91,7 +91,7 @@ class S3Endpoint:
             "CAS_S3_ACCESS_KEY_ID": self.access_key,
             "CAS_S3_SECRET_ACCESS_KEY": self.secret_key,
             "CAS_S3_ADDRESSING_STYLE": self.addressing_style,
-            "CAS_S3_CA_BUNDLE": self.ca_bundle,
+            **({"CAS_S3_CA_BUNDLE": self.ca_bundle} if self.ca_bundle else {}),
         }
 
     @property

@@ -440,9 +440,11 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _reply(self, answer: Answer) -> None:
-        date = formatdate(time.time() + self.front.state.clock_ahead, usegmt=True)
-        head = [f"HTTP/1.1 {answer.status} {_phrase(answer.status)}", f"Date: {date}"]
-        skip = {"content-length", "connection", "transfer-encoding", "date"}
+        head = [f"HTTP/1.1 {answer.status} {_phrase(answer.status)}"]
+        if not any(name.lower() == "date" for name, _ in answer.headers):
+            date = formatdate(time.time() + self.front.state.clock_ahead, usegmt=True)
+            head.append(f"Date: {date}")
+        skip = {"content-length", "connection", "transfer-encoding"}
         announced = str(len(answer.body))
         for name, value in answer.headers:
             if name.lower() not in skip:
