@@ -665,13 +665,12 @@ class TestListingsThatLie:
     ) -> None:
         for operation in ("DeleteObjects", "DeleteObject"):
             s3_server.fault(operation, "error", status=403, code="AccessDenied", times=-1)
-        before = s3_server.counts()["DeleteObject"]
         outcomes = list(filled.remove_many(["legacy/0001", "legacy/0002"]))
         assert [(key, type(error)) for key, error in outcomes] == [
             ("legacy/0001", Denied),
             ("legacy/0002", Denied),
         ]
-        assert s3_server.counts()["DeleteObject"] == before + 1
+        assert s3_server.counts()["DeleteObject"] == 1
         assert len(keys(filled, "legacy/")) == 1005
 
     def test_a_delete_that_was_sent_twice_may_not_be_over(

@@ -143,18 +143,24 @@ def _remove_batch(client: Any, bucket: str, objects: Sequence[Version]) -> Outco
     outcomes: Outcomes = {
         one: StoreError("the store did not say what became of it", key=one[0]) for one in objects
     }
-    # A version id is said of what was asked with one; of a deleted object it may be another.
-    asked = set(objects)
+    by_key: dict[str, list[Version]] = {}
+    for one in objects:
+        by_key.setdefault(one[0], []).append(one)
     for item in answer.get("Deleted", ()):
-        one = (item["Key"], item.get("VersionId", ""))
-        outcomes[one if one in asked else (item["Key"], "")] = None
+        outcomes.update(dict.fromkeys(_meant(item, by_key)))
     for item in answer.get("Errors", ()):
-        code, key = str(item.get("Code", "")), item.get("Key", "")
-        one = (key, item.get("VersionId", ""))
+        code = str(item.get("Code", ""))
         absent = code in ("NoSuchKey", "NoSuchVersion", "NotFound")
-        error = meaning(code)(f"{code}: {item.get('Message', '')}", key=key)
-        outcomes[one if one in asked else (key, "")] = None if absent else error
+        error = meaning(code)(f"{code}: {item.get('Message', '')}", key=item.get("Key", ""))
+        outcomes.update(dict.fromkeys(_meant(item, by_key), None if absent else error))
     return outcomes
+
+
+def _meant(item: Mapping[str, Any], asked: Mapping[str, Sequence[Version]]) -> list[Version]:
+    """What of a batch the store speaks of; without a version id, of all the key's versions."""
+    version = item.get("VersionId", "")
+    named = asked.get(item.get("Key", ""), ())
+    return [one for one in named if not version or one[1] in ("", version)]
 
 
 def _remove_one(client: Any, bucket: str, version: Version) -> StoreError | None:
