@@ -18,6 +18,8 @@ error_in_200     act not, and answer 200 with an error document (copies, complet
 overwrite_first  replace the object `key` by `body` just before acting
 remove_first     delete the object `key` just before acting
 delete_errors    of a batch delete, refuse keys that contain `text`, with `code`
+not_done         answer 204 without acting
+nothing_listed   of a listing, leave out every object
 no_token         of a listing, claim that there is more without saying how to get it
 unsorted         of a listing, reverse the page
 """

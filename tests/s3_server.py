@@ -275,6 +275,8 @@ class Front:
             answer = refuse(Refusal(options.get("status", 500), code, "as planned"))
             answer.headers += options.get("headers", {}).items()
             return answer
+        if fault.action == "not_done":
+            return Answer(204, [], b"")
         if fault.action == "error_in_200":
             return refuse(Refusal(200, options.get("code", "InternalError"), "as planned"))
         if fault.action == "wait_then_act":
@@ -305,16 +307,8 @@ class Front:
             return refuse(Refusal(options["status"], options["code"], "as planned"))
         elif action in ("empty_etag", "no_checksum", "other_etag"):
             _strip(action, answer)
-        elif action == "no_token":
-            text = answer.body.decode()
-            text = re.sub("<NextContinuationToken>.*</NextContinuationToken>", "", text)
-            answer.body = re.sub("(<IsTruncated>)[a-z]+", r"\1true", text, flags=re.I).encode()
-        elif action == "unsorted":
-            items = re.findall(b"<Contents>.*?</Contents>", answer.body, re.S)
-            rest = re.sub(b"<Contents>.*?</Contents>", b"", answer.body, flags=re.S)
-            answer.body = rest.replace(
-                b"</ListBucketResult>", b"".join(items[::-1]) + b"</ListBucketResult>"
-            )
+        elif action in ("nothing_listed", "no_token", "unsorted"):
+            answer.body = _lie(action, answer.body)
         return answer
 
     def control(self, path: str, body: bytes) -> Any:
@@ -340,6 +334,16 @@ class Front:
             state.reset()
         with state.lock:
             return {"counts": dict(state.counts), "sent": dict(state.sent)}
+
+
+def _lie(action: str, listing: bytes) -> bytes:
+    if action == "no_token":
+        text = re.sub("<NextContinuationToken>.*</NextContinuationToken>", "", listing.decode())
+        return re.sub("(<IsTruncated>)[a-z]+", r"\1true", text, flags=re.I).encode()
+    items = re.findall(b"<Contents>.*?</Contents>", listing, re.S)
+    rest = re.sub(b"<Contents>.*?</Contents>", b"", listing, flags=re.S)
+    kept = b"".join(items[::-1]) if action == "unsorted" else b""
+    return rest.replace(b"</ListBucketResult>", kept + b"</ListBucketResult>")
 
 
 def _opaque(etag: str) -> str:

@@ -160,6 +160,21 @@ class TestOnS3:
         s3_server.fault("GetObject", "alter_body", key_contains=CAS)
         assert found()["needs"]["get in cas/"]["code"] == Corrupt.code
 
+    def test_what_was_written_is_not_there(self, store: S3BlobStorage, s3_server: S3Server) -> None:
+        deny(s3_server, "HeadObject", CAS, status=404, code="404")
+        deny(s3_server, "GetObject", CAS, status=404, code="NoSuchKey")
+        assert missing() == {"head in cas/", "get in cas/"}
+
+    def test_what_was_written_is_not_listed(self, s3_server: S3Server) -> None:
+        s3_server.fault("ListObjectsV2", "nothing_listed", key_contains=CAS, times=-1)
+        assert missing() == {"list in cas/"}
+        assert "is not listed" in run()[1]
+
+    def test_what_was_deleted_is_still_there(self, s3_server: S3Server) -> None:
+        s3_server.fault("DeleteObject", "not_done", key_contains=CAS, times=-1)
+        assert missing() == {"delete in cas/"}
+        assert "is still there" in run()[1]
+
     def test_versions_are_told(self, store: S3BlobStorage) -> None:
         store.client.put_bucket_versioning(
             Bucket=store.bucket_name, VersioningConfiguration={"Status": "Enabled"}

@@ -68,8 +68,7 @@ class RightsTrial:
         self._try_legacy()
         self._try_quarantine(source)
         self._try_multipart()
-        self._try_uploads()
-        self._try_deleting(source)
+        self._try_bucket(source)
         ordered = {need: self._found[need] for need in NEEDS.values() if need in self._found}
         return Preflight(ordered, ahead, tuple(self._notes))
 
@@ -98,17 +97,20 @@ class RightsTrial:
         self._try("delete", CAS_PREFIX, lambda: self._delete(key))
         if self._met("delete", CAS_PREFIX) and not self._keeps_versions:
             self._try("put", CAS_PREFIX, lambda: self._put(key))
-            self._try("head", CAS_PREFIX, lambda: self._head(key))
-            self._try("get", CAS_PREFIX, lambda: self._get(key))
+            there = self._met("put", CAS_PREFIX)
+            self._try("head", CAS_PREFIX, lambda: self._head(key), absent=not there)
+            self._try("get", CAS_PREFIX, lambda: self._get(key), absent=not there)
+            if there and self._met("list", CAS_PREFIX):
+                self._try("list", CAS_PREFIX, lambda: self._find(key))
             if self._met("put", PROBE_PREFIX):
                 self._try("copy", CAS_PREFIX, lambda: self._copy(source, key))
-            self._take_away(key)
+            self._try("delete", CAS_PREFIX, lambda: self._delete_for_good(key))
         else:
             self._try("put", CAS_PREFIX, lambda: self._give_up(self._begin(key)))
             # Ceph looks for the object before it looks at the policy.
-            there = self._blobs[0] if self._blobs else key
-            self._try("head", CAS_PREFIX, lambda: self._head(there))
-            self._try("get", CAS_PREFIX, lambda: self._open(there))
+            there_before = self._blobs[0] if self._blobs else key
+            self._try("head", CAS_PREFIX, lambda: self._head(there_before), absent=True)
+            self._try("get", CAS_PREFIX, lambda: self._open(there_before), absent=True)
         upload: list[Mapping[str, Any]] = []
         self._try("multipart", CAS_PREFIX, lambda: upload.append(self._begin(key)))
         if upload:
@@ -130,26 +132,18 @@ class RightsTrial:
 
         self._try("list", LEGACY_PREFIX, look)
         absent = f"{LEGACY_PREFIX}.cas-probe-{self._name}"
-        self._try("get", LEGACY_PREFIX, lambda: self._head(there[0] if there else absent))
+        self._try(
+            "get", LEGACY_PREFIX, lambda: self._head(there[0] if there else absent), absent=True
+        )
         self._try("delete", LEGACY_PREFIX, lambda: self._delete(absent))
 
     def _try_quarantine(self, source: str) -> None:
         key = f"{QUARANTINE_PREFIX}.cas-probe-{self._name}"
-        if self._keeps_versions or not self._may_delete(key):
+        if self._keeps_versions or not self._deleted(key):
             self._try("copy", QUARANTINE_PREFIX, lambda: self._give_up(self._begin(key)))
         elif self._met("put", PROBE_PREFIX):
             self._try("copy", QUARANTINE_PREFIX, lambda: self._copy(source, key))
             self._take_away(key)
-
-    def _may_delete(self, key: str) -> bool:
-        try:
-            with translated(key):
-                self._delete(key)
-        except Unreachable:
-            raise
-        except StoreError:
-            return False
-        return True
 
     def _try_multipart(self) -> None:
         """A whole upload in two parts."""
@@ -180,13 +174,6 @@ class RightsTrial:
             self._try("multipart", PROBE_PREFIX, upload)
             self._take_away(key)
 
-    def _try_uploads(self) -> None:
-        self._try(
-            "list uploads",
-            "",
-            lambda: self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=CAS_PREFIX),
-        )
-
     def _look_for_versions(self) -> None:
         with suppress(Denied, Unsupported):
             kept = listing.versioning(self._client, self._bucket)
@@ -195,7 +182,10 @@ class RightsTrial:
                 self._keeps_versions = True
         self._client.get_bucket_versioning(Bucket=self._bucket)
 
-    def _try_deleting(self, source: str) -> None:
+    def _try_bucket(self, source: str) -> None:
+        named = {"Bucket": self._bucket, "Prefix": CAS_PREFIX}
+        self._try("list uploads", "", lambda: self._client.list_multipart_uploads(**named))
+
         def delete_many() -> None:
             answer = self._client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": source}]}
@@ -206,18 +196,18 @@ class RightsTrial:
         self._try("delete many", "", delete_many)
         self._try("delete", PROBE_PREFIX, lambda: self._delete(source))
 
-    def _try(self, operation: str, prefix: str, call: Callable[[], Any]) -> None:
-        """Absent is no failure: where nothing is, there was the right to find that out."""
+    def _try(
+        self, operation: str, prefix: str, call: Callable[[], Any], *, absent: bool = False
+    ) -> None:
+        """With `absent` there need be no object: finding that out needs the same right."""
         need = NEEDS[operation, prefix]
         try:
             with translated(prefix):
                 call()
-        except Absent:
-            self._found[need] = None
         except Unreachable:
             raise
         except StoreError as error:
-            self._found[need] = error
+            self._found[need] = None if absent and isinstance(error, Absent) else error
         else:
             self._found[need] = None
 
@@ -247,7 +237,19 @@ class RightsTrial:
             **self._extra,
         )
 
+    def _find(self, key: str) -> None:
+        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key)
+        if not page.get("Contents"):
+            raise StoreError("an object that was written is not listed", key=key)
+
+    def _delete_for_good(self, key: str) -> None:
+        self._delete(key)
+        with suppress(Absent, Denied), translated(key):
+            self._head(key)
+            raise StoreError("an object that was deleted is still there", key=key)
+
     def _delete(self, key: str) -> None:
+        """One that is not there is no error, to S3."""
         self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _begin(self, key: str) -> dict[str, Any]:
@@ -264,11 +266,18 @@ class RightsTrial:
             log.warning("a trial's upload of %s stays behind: %s", names["Key"], error)
 
     def _take_away(self, key: str) -> None:
+        if not self._deleted(key):
+            log.warning("a trial's object stays behind: %s", key)
+
+    def _deleted(self, key: str) -> bool:
         try:
             with translated(key):
                 self._delete(key)
         except StoreError as error:
-            log.warning("a trial's object stays behind: %s: %s", key, error)
+            if isinstance(error, Unreachable):
+                raise
+            return False
+        return True
 
 
 def clock_ahead(answer: Mapping[str, Any]) -> timedelta | None:
