@@ -78,6 +78,7 @@ class Ceph:
             "CAS_S3_ACCESS_KEY_ID": ACCESS_KEY,
             "CAS_S3_SECRET_ACCESS_KEY": SECRET_KEY,
             "CAS_S3_ADDRESSING_STYLE": "path",
+            "TEST_S3_SERVICE": "Ceph RGW 16.2",
         }
 
     def start(self) -> None:
