@@ -1,6 +1,8 @@
 # make run    a working installation on http://127.0.0.1:8000/, or on PORT
 # make test   every test, on SQLite and on PostgreSQL
 # make check  lint and the tests that start no server, in about a minute: for while you work
+# make test-store   an S3 service, named by CAS_S3_*: what it can do, then every test of the store
+# make conformance  the same with the stand-in of the tests, and with a Ceph cluster
 # make lint   style, types, import directions, missing migrations
 # make lock   pins what pyproject.toml asks for in requirements*.txt; UPGRADE=1 takes the newest
 # make bench  measures against rivals and writes benchmarks/RESULTS.md; GROUPS names some, QUICK=1 is a trial
@@ -8,7 +10,7 @@
 PYTHON ?= python3
 PYTEST = .venv/bin/pytest -q -n auto
 
-.PHONY: run test check lint lock bench
+.PHONY: run test test-store conformance check lint lock bench
 
 run: .venv/runtime
 	@.venv/bin/python -m inventory.first_run
@@ -21,6 +23,14 @@ test: .venv/development
 
 check: lint
 	$(PYTEST) -m "not postgres" cas attachments parts inventory -k "not s3"
+
+test-store: .venv/development
+	.venv/bin/python -m tests.store
+
+conformance: .venv/development
+	@tests/install_servers.sh ceph
+	.venv/bin/python -m tests.store --stand-in
+	.venv/bin/python -m tests.ceph .venv/bin/python -m tests.store
 
 # Type checking and migrations load the settings, which make a data directory.
 lint: export INVENTORY_DATA_DIR = $(CURDIR)/.venv/lint
