@@ -13,6 +13,12 @@ from cas.storage.base import BlobStore
 from tests.s3 import S3Server
 
 
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store or a database that a test takes away is not waited for during minutes."""
+    monkeypatch.setattr("attachments.maintenance.run.PATIENCE_SECONDS", 1.0)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server with working guards on a free loopback port, for the whole session."""

@@ -81,6 +81,7 @@ class Hold:
                 )
                 cursor.nextset()
                 condemned = cursor.fetchone()
+            connection.close_at = None
             self._digest, self._session = digest, connection.connection
             if condemned:
                 self.release()
@@ -202,9 +203,12 @@ def _exclusive(digests: Collection[Digest]) -> Iterator[tuple[Collection[Digest]
 
 
 def keep_session() -> None:
-    """Have the server not end this session, and its locks with it, for being idle."""
+    """Have nobody end this session, and its locks with it: neither the server, for being idle,
+    nor Django, for being older than CONN_MAX_AGE.
+    """
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {_KEEP}")
+    connection.close_at = None
 
 
 def _try_exclusive(digests: Collection[Digest]) -> set[Digest]:

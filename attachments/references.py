@@ -20,10 +20,11 @@ from django.db import transaction
 from django.db.models import Case, F, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Lower
 from django.db.models.lookups import In
+from django.utils import timezone
 from prometheus_client import Counter
 
 from attachments.locks import Exclusion, Hold, excluding, hold_shared
-from attachments.models import Attachment
+from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
@@ -162,8 +163,8 @@ def repoint(
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    `content_type` is what the blob's bytes are, None if they do not tell. When the row was last
-    updated by a person stays as it is.
+    `content_type` is what the blob's bytes are, OPAQUE_TYPE if they do not tell, None if nobody
+    looked. When the row was last updated by a person stays as it is.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
@@ -183,9 +184,57 @@ def repoint(
         return _point(rows, digest, size, content_type)
 
 
+def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
+    """Correct a row's size in bytes. False if the row has come to be another; nothing changed."""
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=key, file_size=old_size)
+    return rows.update(file_size=size, updated_at=timezone.now()) == 1
+
+
+def point_at_legacy(attachment_id: int, old_key: str, key: str, size: int) -> bool:
+    """Have a row name another object of the older layout, which is there in this size.
+
+    Whoever does so must keep a cleanup away (`LEGACY_LAYOUT`). False as of `repoint`.
+    """
+    if not key.startswith(LEGACY_PREFIX):
+        raise ValueError("only keys of the older layout are pointed at without a digest")
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    return rows.update(s3_key=key, file_size=size, updated_at=timezone.now()) == 1
+
+
+def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
+    """Store the upload's blob and have a row point at it in place of its old key, or neither.
+
+    In the order of `attach`, and for its reasons. False as of `repoint`. Raises StoreError, also
+    if what is stored is not what was uploaded.
+    """
+    digest = upload.staged.digest
+    with transaction.atomic():
+        row = Attachment.objects.select_for_update().filter(pk=attachment_id, s3_key=old_key)
+        changed = row.update(
+            s3_key=digest.key,
+            file_size=upload.staged.size,
+            content_type=upload.content_type,
+            updated_at=timezone.now(),
+        )
+        if not changed:
+            return False
+        hold_shared([digest])
+        store = attachment_store()
+        store.create(upload.staged)
+        if store.digest_of(digest.key)[0] != digest:
+            raise Corrupt(
+                "other bytes of the same size are stored; run verify_cas --repair first",
+                key=digest.key,
+            )
+    return True
+
+
 def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
-    known = Value(content_type) if content_type else _TYPE_UNLESS_DISPROVED
-    return rows.update(s3_key=digest.key, file_size=size, content_type=known) == 1
+    known: dict[str, Any] = {}
+    if content_type is not None:
+        opaque = content_type == OPAQUE_TYPE
+        known["content_type"] = _TYPE_UNLESS_DISPROVED if opaque else content_type
+    return rows.update(s3_key=digest.key, file_size=size, **known) == 1
 
 
 def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:

@@ -24,6 +24,9 @@ from cas.storage import ALIAS
 LARGEST_THUMBNAIL: Final = 1024
 """Pixels of the longer side."""
 
+MINIMUM_DISTINCT: Final = 8
+"""Different characters of a signing key; a random one has far more."""
+
 DELIVERIES: Final = ("stream", "accel", "redirect")
 
 
@@ -104,7 +107,12 @@ def _bad_origins(s: ServingSettings) -> bool:
 
 
 def _weak_keys(s: ServingSettings) -> bool:
-    return any(len(key) < 32 for key in s.url_signing_keys)
+    return any(
+        len(key) < 32
+        or len(set(key)) < MINIMUM_DISTINCT
+        or re.match(r"(django-)?insecure|change-?me", key, re.IGNORECASE)
+        for key in s.url_signing_keys
+    )
 
 
 _RULES: Final[Sequence[tuple[str, Callable[[ServingSettings], bool], str, str]]] = (
@@ -123,7 +131,8 @@ _RULES: Final[Sequence[tuple[str, Callable[[ServingSettings], bool], str, str]]]
     (
         "cas.E003",
         _weak_keys,
-        "A key in CAS_URL_SIGNING_KEYS is shorter than 32 characters.",
+        "A key in CAS_URL_SIGNING_KEYS is easily guessed: it has fewer than 32 characters, few "
+        "different ones, or is a placeholder.",
         "Generate one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
     ),
     (

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from attachments.maintenance.database import CONNECTION_ERRORS
+from attachments.maintenance.database import CONNECTION_ERRORS, is_missing_table
 from cas.storage.base import StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, IntegrityError):
         logger.warning("conflict: %s", error)
         return _response(409, "conflict", "Something changed meanwhile. Look again, then retry.")
-    if isinstance(error, CONNECTION_ERRORS):
-        logger.error("the database failed: %s", error)
-        return _unavailable("database_unavailable", "The database does not answer. Try again.")
+    if isinstance(error, DatabaseError | InterfaceError):
+        return _database_failure(error)
     if isinstance(error, exceptions.ValidationError):
         return _response(400, _first_code(error.get_codes()), "Invalid input.", error.detail)
     if isinstance(error, exceptions.APIException):
@@ -67,6 +66,19 @@ def _api_exception(error: exceptions.APIException) -> Response:
     if header := getattr(error, "auth_header", None):
         response["WWW-Authenticate"] = header
     return response
+
+
+def _database_failure(error: Exception) -> Response | None:
+    if is_missing_table(error):
+        logger.error("the database lacks a table; run manage.py migrate: %s", error)
+        return _unavailable(
+            "database_not_migrated",
+            "The database lacks tables of this version. Its operator must run manage.py migrate.",
+        )
+    if isinstance(error, CONNECTION_ERRORS):
+        logger.error("the database failed: %s", error)
+        return _unavailable("database_unavailable", "The database does not answer. Try again.")
+    return None
 
 
 def _store_failure(error: StoreError) -> Response:

@@ -5,19 +5,28 @@ Why Granian: `docs/reference/server.md` has the figures.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import sys
 
+import django
+from django.core.exceptions import ImproperlyConfigured
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
+from cas.storage import attachment_store
+from cas.storage.base import StoreError
+from cas.storage.staging import remove_unused_staging
 from inventory import metrics
+from inventory.checks import refuse_faulty_settings
 from inventory.environment import EnvironmentFault
 from inventory.loopback import is_local
+
+logger = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10
 """For a client to send its request's headers in."""
@@ -68,6 +77,12 @@ def serve() -> None:
     check_address(address, port, open_api=settings.INVENTORY_ALLOW_OPEN_API)
     counts = metrics.share(settings.DATA_DIR, os.environ)
     metrics.forget_the_dead(counts)
+    django.setup()
+    try:
+        refuse_faulty_settings()
+    except ImproperlyConfigured as error:
+        raise CannotServe(str(error)) from error
+    forget_staged()
     server = Server(
         "inventory.worker:application",
         address=address,
@@ -94,6 +109,16 @@ def serve() -> None:
         print(f"Inventory is served at {address_shown(address, port)}", flush=True)
 
     server.serve()
+
+
+def forget_staged() -> None:
+    """Remove what uploads left in the staging directory when an earlier server was killed."""
+    try:
+        for left in remove_unused_staging(attachment_store().staging_dir):
+            logger.info("removed %s", left)
+    except (StoreError, OSError) as error:
+        # Serving can do without; a later collection removes them.
+        logger.warning("the staging directory was not tidied: %s", error)
 
 
 def _restore_signals() -> None:

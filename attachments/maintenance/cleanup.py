@@ -16,13 +16,14 @@ from prometheus_client import Counter as Metric
 
 from attachments import references
 from attachments.maintenance.content import verify_content
-from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
+from attachments.maintenance.database import LEGACY_LAYOUT, LockLost, require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
-from attachments.maintenance.survey import Entry, survey
+from attachments.maintenance.survey import Entry, survey, wrong_store
 from attachments.models import LEGACY_PREFIX
 from attachments.object_keys import KeyKind
 from cas.digest import CAS_PREFIX
@@ -64,6 +65,8 @@ class CleanupSummary(RunSummary):
     named by one: that installation may have added them since.
     """
 
+    WOULD_BE = {"deleted": "would_be_deleted", "deleted_bytes": "bytes_to_be_deleted"}
+
     deleted: int = 0
     held: int = 0
     too_young: int = 0
@@ -90,31 +93,52 @@ def cleanup(options: CleanupOptions, output: Output) -> CleanupSummary:
     with running(summary, output) as run:
         if not (options.dry_run or settings.CAS_MIGRATION_DELETE_OLD_OBJECTS):
             raise Halt(
-                ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
+                ExitStatus.REFUSED,
+                "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup",
+                first="Set CAS_MIGRATION_DELETE_OLD_OBJECTS=true",
             )
-        with run_lock(LEGACY_LAYOUT):
-            referenced = check_complete(store, run)
-            if options.verify_content:
-                verify_content(store, run, workers=options.workers, total=referenced)
-            _delete(store, options, summary, run)
+        tries = Tries(run.stop)
+        while True:
+            deleted = summary.deleted
+            try:
+                with run_lock(LEGACY_LAYOUT, retry=run.query):
+                    _check_and_delete(store, options, summary, run)
+                break
+            except LockLost as lost:
+                # Another run may have been at it since: everything is checked again.
+                if summary.deleted > deleted:
+                    tries.succeeded()
+                tries.failed(lost)
     return summary
 
 
-def check_complete(store: BlobStore, run: Run) -> int:
-    """How many objects rows reference. Raises Halt unless every row is migrated and all are whole.
+def _check_and_delete(
+    store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
+) -> None:
+    check_complete(store, run)
+    verify_content(store, run, workers=options.workers, everything=options.verify_content)
+    summary.too_young = summary.unknown = summary.held = 0
+    _delete(store, options, summary, run)
+
+
+def check_complete(store: BlobStore, run: Run) -> None:
+    """Raises Halt unless every row is migrated and every object that rows reference is whole.
 
     One listing of `cas/` against one ordered pass over the rows; sizes are compared, contents
     are not.
     """
     _check_all_migrated(run.stop)
-    referenced = 0
+    found = 0
     damaged: list[Entry] = []
-    for entry in run.watch("checked", survey(store, CAS_PREFIX)):
-        referenced += entry.referenced
+    for entry in run.watch("checked", survey(store, CAS_PREFIX, run.stop)):
         if entry.missing or entry.wrong_size:
             damaged.append(entry)
-            if len(damaged) > SAMPLES:
-                break
+        found += entry.referenced and not entry.missing
+        # Whether it is the right store shows at the first object that is there.
+        if len(damaged) > SAMPLES and found:
+            break
+    if damaged and not found:
+        raise wrong_store(store, len(damaged), damaged[0].key)
     if damaged:
         more = ", and more" if len(damaged) > SAMPLES else ""
         raise Halt(
@@ -123,11 +147,10 @@ def check_complete(store: BlobStore, run: Run) -> int:
             + f"{more}. Nothing was deleted; run verify_cas --repair while the old objects are "
             "still there",
         )
-    return referenced
 
 
 def _check_all_migrated(stop: Stop) -> None:
-    left = patiently(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
+    left = query(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
     if left:
         named = ", ".join(f"row {pk} ({key})" for pk, key in left[:SAMPLES])
         more = ", and more" if len(left) > SAMPLES else ""
@@ -135,6 +158,7 @@ def _check_all_migrated(stop: Stop) -> None:
             ExitStatus.REFUSED,
             f"not every row is migrated: {named}{more}. Nothing more was deleted; run "
             "migrate_to_cas first",
+            command="manage.py migrate_to_cas --dry-run",
         )
 
 
@@ -156,10 +180,10 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
         free = [stat for stat in batch if stat.key not in held]
         if options.dry_run:
             return would_delete(free)
-        patiently(partial(require_lock, LEGACY_LAYOUT), run.stop)
+        query(partial(require_lock, LEGACY_LAYOUT), run.stop)
         return store.remove_many([stat.key for stat in free])
 
-    run.progress.begin("would delete" if options.dry_run else "deleted")
+    run.progress.begin("would be deleted" if options.dry_run else "deleted")
     metrics = (DELETED_OBJECTS, DELETED_BYTES)
     for _ in deletions(plan, BATCH, delete, summary, run, metrics):
         summary.deleted += 1
@@ -170,11 +194,11 @@ def _deletable(
 ) -> Iterator[BlobStat]:
     """The legacy objects that are old enough and not held. What is not known is listed instead."""
     newest = timezone.now() - options.min_age
-    recorded = patiently(references.sources_recorded, run.stop)
-    listed = _watched(outside_cas(store), run)
-    while portion := list(islice(listed, BATCH)):
+    recorded = query(references.sources_recorded, run.stop)
+    stats = _watched(outside_cas(store, run.stop), run)
+    while portion := list(islice(stats, BATCH)):
         keys = [stat.key for stat in portion]
-        named = patiently(partial(references.ever_named, keys), run.stop) if recorded else set()
+        named = query(partial(references.ever_named, keys), run.stop) if recorded else set()
         held = _held(portion, run.stop)
         for stat in portion:
             if stat.key in held:
@@ -217,17 +241,17 @@ def _leave(stat: BlobStat, outcome: str, why: str, run: Run) -> None:
 
 def _held(batch: Sequence[BlobStat], stop: Stop) -> set[str]:
     keys = [stat.key for stat in batch]
-    return patiently(partial(references.named, keys, KeyKind.HOLD), stop)
+    return query(partial(references.named, keys, KeyKind.HOLD), stop)
 
 
-def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
+def outside_cas(store: BlobStore, stop: Stop) -> Iterator[BlobStat]:
     """Every object that is not below `cas/`, without listing what is."""
-    for stat in store.scan(""):
+    for stat in listed(store, "", stop):
         if stat.key >= CAS_PREFIX:
             break
         yield stat
     # "0" is the byte after "/": every key below `cas/` sorts before it.
-    for stat in store.scan("", after=CAS_PREFIX[:-1] + "0"):
+    for stat in listed(store, "", stop, after=CAS_PREFIX[:-1] + "0"):
         if not stat.key.startswith(CAS_PREFIX):
             yield stat
 
@@ -237,10 +261,11 @@ def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
     keys = [stat.key for stat in batch]
     for column in references.key_columns(KeyKind.REFERENCE):
         rows = column.rows().filter(**{f"{column.name}__in": keys}).order_by("pk")
-        found = patiently(rows.values_list("pk", column.name).first, stop)
+        found = query(rows.values_list("pk", column.name).first, stop)
         if found:
             raise Halt(
                 ExitStatus.REFUSED,
                 f"row {found[0]} has come to reference {found[1]} meanwhile. Its object and the "
                 "rest were not deleted; run migrate_to_cas first",
+                command="manage.py migrate_to_cas --dry-run",
             )

@@ -34,4 +34,5 @@ def check_clocks(store: BlobStore) -> None:
             ExitStatus.REFUSED,
             f"the clocks of store and database are {apart.total_seconds():.0f} seconds apart; an "
             "object's age cannot be told. Set the clocks right first",
+            first="Set the clocks right",
         )

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
 from prometheus_client import Counter
 
+from attachments.maintenance.database import CONNECTION_ERRORS
 from attachments.maintenance.frame import Run
-from attachments.maintenance.pacing import backoff
+from attachments.maintenance.retry import Tries
 from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped
 from attachments.maintenance.summary import RunSummary
+from cas.storage import attachment_store
 from cas.storage.base import BlobStat, Denied, StoreError, Unreachable
 
 logger = logging.getLogger(__name__)
-
-ATTEMPTS: Final = 5
-"""Tries of one batch before what is left of it counts as failed."""
 
 _HOPELESS: Final = {
     Denied: "the store denies deleting; check the credentials and their rights",
@@ -49,7 +47,7 @@ def deletions(
     """
     while not run.stop.requested and (batch := list(islice(objects, at_a_time))):
         sizes = {stat.key: stat.size for stat in batch}
-        for key, error in delete_patiently(batch, delete, run.stop):
+        for key, error in _outcomes(batch, delete, run.stop):
             run.progress.step(0 if error else sizes[key])
             if error is None:
                 summary.bytes += sizes[key]
@@ -79,6 +77,7 @@ def _record(
         run.report.write({**record, "outcome": "failed", "error": str(error)})
         return
     if summary.dry_run:
+        logger.info("would be deleted: %s, %d bytes", key, size)
         run.report.write({**record, "outcome": "would_delete"})
         return
     counted.labels("deleted").inc()
@@ -87,28 +86,49 @@ def _record(
     run.report.write({**record, "outcome": "deleted"})
 
 
-def delete_patiently(batch: Sequence[BlobStat], delete: Delete, stop: Stop) -> Iterator[Outcome]:
-    """Yield each object's outcome as it becomes final; pauses while the store asks for time.
+def _outcomes(batch: Sequence[BlobStat], delete: Delete, stop: Stop) -> Iterator[Outcome]:
+    """Yield each object's outcome as it becomes final; waits while the store does not answer.
 
-    Raises Halt, after the last outcome, if the store refused or did not answer for the whole
-    batch: the next one would fare no better.
+    Where it answers about some, the others fail after a few tries. Raises Halt, after the last
+    outcome, if the store refused or did not answer for the whole batch: the next one would fare
+    no better. A try whose database connection was lost is repeated with its locks taken anew;
+    what it had sent is still held for pending then.
     """
     errors: list[StoreError | None] = []
-    left = batch
-    for attempt in range(1, ATTEMPTS + 1):
-        last = attempt == ATTEMPTS or stop.requested
-        again: set[str] = set()
-        for key, error in delete(left):
-            if isinstance(error, Unreachable) and not last:
-                again.add(key)
+    left = {stat.key: stat for stat in batch}
+    tries = Tries(stop)
+    try:
+        while left:
+            unanswered: dict[str, Unreachable] = {}
+            try:
+                for key, error in delete(list(left.values())):
+                    if isinstance(error, Unreachable):
+                        unanswered[key] = error
+                        continue
+                    del left[key]
+                    errors.append(error)
+                    yield key, error
+            except CONNECTION_ERRORS as lost:
+                tries.failed(lost)
                 continue
-            errors.append(error)
-            yield key, error
-        left = [stat for stat in left if stat.key in again]
-        if not left:
-            break
-        with suppress(Stopped):
-            stop.sleep(backoff(attempt))
+            # What has no outcome was left out: it is in use.
+            left = {key: left[key] for key in unanswered}
+            if not left:
+                break
+            if errors:
+                # It deletes others: it must be asked whether it is away.
+                tries.store = attachment_store()
+            try:
+                tries.failed(next(iter(unanswered.values())))
+            except (Halt, Stopped, Unreachable) as end:
+                for key, unreachable in unanswered.items():
+                    errors.append(unreachable)
+                    yield key, unreachable
+                if isinstance(end, Halt):
+                    raise
+                break
+    finally:
+        tries.close()
     _end_if_hopeless(errors)
 
 

@@ -12,14 +12,16 @@ from itertools import islice
 from typing import Final
 
 from django.conf import settings
+from django.db.models import QuerySet
 
 from attachments.locks import storing
-from attachments.maintenance.attempts import Attempts
-from attachments.maintenance.pacing import Pace
+from attachments.maintenance.retry import Tries, query
+from attachments.maintenance.rows import unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop
-from attachments.models import LEGACY_PREFIX
+from attachments.maintenance.survey import wrong_store
+from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest, Hasher
-from cas.storage.base import Absent, BlobStore, Corrupt, Staged, StoreError
+from cas.storage.base import Absent, BlobStore, Changed, Corrupt, Staged, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,9 @@ UPLOAD_HANDLER = "attachments.uploads.HashingUploadHandler"
 
 OBJECTS_TRIED: Final = 10
 """Old objects of which one must be readable, if there are any."""
+
+
+KEYS_AT_A_TIME: Final = 100
 
 
 def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None:
@@ -39,16 +44,45 @@ def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None
             ExitStatus.REFUSED,
             "new uploads do not go to their digest: FILE_UPLOAD_HANDLERS must begin with "
             + UPLOAD_HANDLER,
+            first=f"Put {UPLOAD_HANDLER} first in FILE_UPLOAD_HANDLERS",
         )
-    attempts = Attempts(Pace(1), stop, store)
+    tries = Tries(stop)
+    _refuse_wrong_store(store, stop)
     try:
-        attempts.of(partial(_list_and_read, store))
+        tries.of(partial(_list_and_read, store))
         if write:
-            attempts.of(partial(_write_and_read_back, store))
+            tries.of(partial(_write_and_read_back, store))
     except StoreError as error:
         raise Halt(
             ExitStatus.UNAVAILABLE, f"the store failed the check before the first row: {error}"
         ) from error
+
+
+def _refuse_wrong_store(store: BlobStore, stop: Stop) -> None:
+    """Raises Halt if rows are to be migrated and the store has not one of their objects.
+
+    Looks no further than the first that is there; only where there is none, at all of them.
+    """
+    missing = after = 0
+    rows = unmigrated().filter(s3_key__startswith=LEGACY_PREFIX)
+    while portion := query(partial(_portion, rows.filter(pk__gt=after)), stop):
+        for row in portion:
+            key, after = row.s3_key or "", row.pk
+            try:
+                Tries(stop, store).of(partial(store.stat, key))
+            except Absent:
+                missing += 1
+            except (Changed, Corrupt):
+                # It is there, however it is.
+                return
+            else:
+                return
+    if missing:
+        raise wrong_store(store, missing, key)
+
+
+def _portion(rows: QuerySet[Attachment]) -> list[Attachment]:
+    return list(rows.only("pk", "s3_key")[:KEYS_AT_A_TIME])
 
 
 def _list_and_read(store: BlobStore) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from attachments.locks import excluding, refuse_condemned
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.run import Stop
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind
 from attachments.references import referenced
@@ -27,43 +30,45 @@ def repair(
     corrupt: Sequence[Digest],
     missing: Sequence[Digest],
     unreadable: Sequence[Digest],
+    stop: Stop,
 ) -> Iterator[tuple[str, str]]:
     """Restore all from old objects and move the corrupt aside, yielding each key and its action.
 
     The action is `quarantined` or `restored`. A corrupt blob is moved only when the object to
     restore it from has been read, or there is none; an unreadable one makes way only for such an
-    object. What nothing but holds names is left where it is. Raises StoreError. Whoever repairs
-    must keep a cleanup away (`LEGACY_LAYOUT`).
+    object. What nothing but holds names is left where it is. Raises StoreError, Halt, Stopped.
+    Whoever repairs must keep a cleanup away (`LEGACY_LAYOUT`).
     """
     left = set(corrupt)
-    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}):
-        if digest in unreadable and not _clear(store, digest):
+    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}, stop):
+        tries = Tries(stop, store)
+        if digest in unreadable and not tries.of(partial(_clear, store, digest)):
             continue
         if digest in left:
             left.remove(digest)
-            if _quarantine(store, digest):
+            if tries.of(partial(_quarantine, store, digest)):
                 yield digest.key, "quarantined"
-        if _restore(store, digest, source):
+        if tries.of(partial(_restore, store, digest, source)):
             yield digest.key, "restored"
     for digest in sorted(left):
-        if _quarantine(store, digest):
+        if Tries(stop, store).of(partial(_quarantine, store, digest)):
             yield digest.key, "quarantined"
 
 
-def _sources(store: BlobStore, wanted: set[Digest]) -> Iterator[tuple[Digest, str]]:
+def _sources(store: BlobStore, wanted: set[Digest], stop: Stop) -> Iterator[tuple[Digest, str]]:
     """Old objects that hold what is wanted, one for each digest.
 
     One pass over them; only those of a size that is wanted are read.
     """
-    sizes = _sizes(wanted)
+    sizes = query(partial(_sizes, wanted), stop)
     if not sizes:
         return
-    for stat in store.scan(LEGACY_PREFIX):
+    for stat in listed(store, LEGACY_PREFIX, stop):
         if stat.size not in sizes:
             continue
         try:
-            digest, _ = store.digest_of(stat.key)
-        except (Absent, Changed, Corrupt) as error:
+            digest, _ = Tries(stop, store).of(partial(store.digest_of, stat.key))
+        except (Absent, Changed, Corrupt, Unreachable) as error:
             logger.warning("%s is of no use for a repair: %s", stat.key, error)
             continue
         if digest in wanted:

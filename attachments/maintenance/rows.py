@@ -16,9 +16,9 @@ from django.db.models.functions import Collate
 from attachments.maintenance.database import (
     CONNECTION_ERRORS,
     claim_block,
-    patiently,
     release_block,
 )
+from attachments.maintenance.retry import query
 from attachments.maintenance.run import Stop
 from attachments.models import LEGACY_PREFIX, Attachment
 
@@ -106,7 +106,7 @@ def members(group: Group, ids: IdRange, stop: Stop) -> Iterator[int]:
     below: int | None = None
     while True:
         portion = rows if below is None else rows.filter(pk__lt=below)
-        found = patiently(partial(_ids, portion), stop)
+        found = query(partial(_ids, portion), stop)
         yield from found
         if len(found) < GROUP_ROWS:
             return
@@ -194,7 +194,7 @@ class Blocks:
         ]
 
     def _query(self, operation: Callable[[], Value]) -> Value:
-        return patiently(operation, self._stop)
+        return query(operation, self._stop)
 
 
 def bytewise(column: str) -> Collate | str:

@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +18,9 @@ from django.db import connection
 from django.db.models import BigIntegerField, BooleanField, Q, QuerySet, Value
 from django.db.models.functions import Collate
 
-from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.database import CONNECTION_ERRORS
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.object_keys import KeyKind
 from attachments.references import KeyColumn, key_columns
 from cas.storage.base import Absent, BlobStat, BlobStore
@@ -78,7 +81,7 @@ class Entry:
         return self.rows == 0 and self.holds == 0
 
 
-def survey(store: BlobStore, prefix: str) -> Iterator[Entry]:
+def survey(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
     """Every key below `prefix` that the store holds or a row references, in byte-wise order.
 
     What rows only hold is among them if it is there.
@@ -86,31 +89,50 @@ def survey(store: BlobStore, prefix: str) -> Iterator[Entry]:
     therefore looked at once more, directly, before it is called so; an unreferenced object is
     only a candidate, which whoever deletes must look at again under its lock.
 
-    Raises StoreError if the listing cannot be completed: only a survey that ended without an
-    error has seen everything.
+    Both go on behind what they had given when store or database were away meanwhile. Raises
+    StoreError if the listing cannot be completed: only a survey that ended without an error has
+    seen everything.
     """
-    for entry in _merged(store, prefix):
+    for entry in _merged(store, prefix, stop):
         if not (entry.missing or entry.wrong_size):
             yield entry
-        elif again := look(store, entry.key):
+        elif again := look(store, entry.key, stop):
             yield again
 
 
-def look(store: BlobStore, key: str) -> Entry | None:
+def wrong_store(store: BlobStore, count: int, key: str) -> Halt:
+    """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
+
+    A store that was lost looks the same, but another one's name is far more often the reason.
+    """
+    name = getattr(store, "identity", "the store")
+    return Halt(
+        ExitStatus.REFUSED,
+        f"{name} has none of the {count} objects that rows name, such as {key}. "
+        "Is it the right bucket or directory?",
+        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store",
+    )
+
+
+def look(store: BlobStore, key: str, stop: Stop) -> Entry | None:
     """What is at this key and who references it now; None if neither is so. Raises StoreError."""
-    claims = [claim for source in _sources() for claim in _claims(source, {source.column: key})]
+    claims = query(partial(_claims_of, key), stop)
     try:
-        stat = store.stat(key)
+        stat = Tries(stop, store).of(partial(store.stat, key))
     except Absent:
         stat = None
     entry = _entry(key, stat, claims)
     return entry if entry.referenced or stat else None
 
 
-def _merged(store: BlobStore, prefix: str) -> Iterator[Entry]:
-    stats = _ascending(store.scan(prefix))
+def _claims_of(key: str) -> list[Reference]:
+    return [claim for source in _sources() for claim in _claims(source, {source.column: key})]
+
+
+def _merged(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
+    stats = _ascending(listed(store, prefix, stop))
     stat = next(stats, None)
-    for key, claims in itertools.groupby(references_below(prefix), key=attrgetter("key")):
+    for key, claims in itertools.groupby(references_below(prefix, stop), key=attrgetter("key")):
         while stat is not None and stat.key < key:
             yield Entry(stat.key, stat, 0, None, None)
             stat = next(stats, None)
@@ -124,10 +146,10 @@ def _merged(store: BlobStore, prefix: str) -> Iterator[Entry]:
         stat = next(stats, None)
 
 
-def references_below(prefix: str) -> Iterator[Reference]:
+def references_below(prefix: str, stop: Stop) -> Iterator[Reference]:
     """Every row's reference or hold below `prefix`, from every registered column, by key."""
     walk = _walk_postgresql if connection.vendor == "postgresql" else _walk_sqlite
-    walks = (walk(source, prefix) for source in _sources())
+    walks = (walk(source, prefix, stop) for source in _sources())
     return heapq.merge(*walks, key=attrgetter("key"))
 
 
@@ -161,19 +183,38 @@ def _claims(source: _Source, condition: dict[str, Any]) -> Iterator[Reference]:
         yield Reference(*found)
 
 
-def _walk_postgresql(source: _Source, prefix: str) -> Iterator[Reference]:
+def _walk_postgresql(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
     """One pass by a server-side cursor: the server sorts once, on its disk if need be.
 
     Object stores list keys by their bytes. The database sorts by its language unless told
-    otherwise, and the merge would then pass keys by.
+    otherwise, and the merge would then pass keys by. A pass whose connection was lost is taken
+    up by another one, behind the last row.
     """
-    rows = source.registered.rows().filter(**{f"{source.column}__startswith": prefix})
-    ordered = rows.order_by(Collate(source.column, "C"), "pk")
-    for found in source.named(ordered).iterator(chunk_size=ROWS_AT_A_TIME):
-        yield Reference(*found)
+    column = source.column
+    rows = source.registered.rows().filter(**{f"{column}__startswith": prefix})
+    rows = rows.alias(bytewise=Collate(column, "C")).order_by("bytewise", "pk")
+    everything = named = source.named(rows)
+    last: Reference | None = None
+    tries = Tries(stop)
+    try:
+        while True:
+            try:
+                for found in named.iterator(chunk_size=ROWS_AT_A_TIME):
+                    tries.succeeded()
+                    last = Reference(*found)
+                    yield last
+            except CONNECTION_ERRORS as error:
+                tries.failed(error)
+                if last is not None:
+                    behind = Q(bytewise__gt=last.key) | Q(**{column: last.key, "pk__gt": last.row})
+                    named = everything.filter(behind)
+            else:
+                return
+    finally:
+        tries.close()
 
 
-def _walk_sqlite(source: _Source, prefix: str) -> Iterator[Reference]:
+def _walk_sqlite(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
     """Portions along the column's index, which compares bytes.
 
     No statement may stay open between two of them: it would pin the connection to an old state
@@ -184,13 +225,13 @@ def _walk_sqlite(source: _Source, prefix: str) -> Iterator[Reference]:
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     below = Q(**{f"{column}__gte": prefix, f"{column}__lt": end})
     named = source.named(source.registered.rows().filter(below).order_by(column, "pk"))
-    portion = list(named[:ROWS_AT_A_TIME])
+    portion: list[Any] = query(partial(list, named[:ROWS_AT_A_TIME]), stop)
     while portion:
         for found in portion:
             yield Reference(*found)
         key, row, _size, _hold = portion[-1]
         behind = Q(**{f"{column}__gt": key}) | Q(**{column: key, "pk__gt": row})
-        portion = list(named.filter(behind)[:ROWS_AT_A_TIME])
+        portion = query(partial(list, named.filter(behind)[:ROWS_AT_A_TIME]), stop)
 
 
 def _entry(key: str, stat: BlobStat | None, claims: Iterable[Reference]) -> Entry:

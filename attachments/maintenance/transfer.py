@@ -10,17 +10,17 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, Protocol
 
-from django.db import ProgrammingError
+from django.db import DatabaseError
 
 from attachments import references
 from attachments.locks import Hold
-from attachments.maintenance.attempts import Attempts
-from attachments.maintenance.database import patiently
 from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.retry import Tries, lasting_end, query
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest, is_cas_key
+from cas.http import OPAQUE_TYPE
 from cas.sniff import HEAD, identify
 from cas.storage.base import (
     Absent,
@@ -36,9 +36,8 @@ from cas.storage.base import (
 
 logger = logging.getLogger(__name__)
 
-# A statement that the database does not allow us, and a full disk below the rehearsal's memory,
-# fail every row alike.
-ENDS_RUN: Final = (Halt, Stopped, ProgrammingError, sqlite3.OperationalError)
+# A full disk below the rehearsal's memory fails every row alike.
+ENDS_RUN: Final = (Halt, Stopped, sqlite3.OperationalError)
 
 
 class RowOutcome(StrEnum):
@@ -85,7 +84,7 @@ class Acts(Protocol):
         """Make the object's bytes available at their CAS key."""
 
     def content_type(self, digest: Digest, size: int) -> str | None:
-        """What the stored bytes are; None if they do not tell."""
+        """What the stored bytes are, as `repoint` takes it; None if nothing is stored."""
 
     def repoint(
         self,
@@ -109,10 +108,7 @@ class RealActs:
         return self._store.ingest(key, on_bytes, on_digest)
 
     def content_type(self, digest: Digest, size: int) -> str | None:
-        if size == 0:
-            return None
-        with self._store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
-            return identify(stream.read(HEAD))
+        return content_type_of(self._store, digest, size)
 
     def repoint(
         self,
@@ -124,6 +120,14 @@ class RealActs:
         content_type: str | None,
     ) -> bool:
         return references.repoint(row, old_key, digest, size, hold, content_type)
+
+
+def content_type_of(store: BlobStore, digest: Digest, size: int) -> str:
+    """What a blob's first bytes say it is; OPAQUE_TYPE if they do not tell. Raises StoreError."""
+    if size == 0:
+        return OPAQUE_TYPE
+    with store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
+        return identify(stream.read(HEAD)) or OPAQUE_TYPE
 
 
 class Transfer:
@@ -155,21 +159,22 @@ class Transfer:
             hold.release()
 
     def _results(self, group: Group, hold: Hold) -> Iterator[RowResult]:
-        attempts = Attempts(self._pace, self._stop, self._store)
+        tries = Tries(self._stop, self._store, self._pace)
         try:
-            ingested = attempts.of(partial(self._ingest, group, hold))
-            content_type = attempts.of(
+            ingested = tries.of(partial(self._ingest, group, hold))
+            content_type = tries.of(
                 partial(self._acts.content_type, ingested.digest, ingested.size)
             )
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
+            _end_if_lasting(error)
             for row in members(group, self._ids, self._stop):
-                yield _failed(row, group, attempts.taken(), error)
+                yield _failed(row, group, tries.taken(), error)
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, content_type, attempts, hold, stored=stored)
+            result = self._row(row, group, ingested, content_type, tries, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
@@ -182,7 +187,7 @@ class Transfer:
         ingested = self._acts.ingest(
             group.key,
             self._bandwidth.spend,
-            lambda digest: patiently(partial(hold.take, digest), self._stop),
+            lambda digest: query(partial(hold.take, digest), self._stop),
         )
         if group.size is not None and ingested.size != group.size:
             raise RowFault(
@@ -196,18 +201,19 @@ class Transfer:
         group: Group,
         ingested: Ingested,
         content_type: str | None,
-        attempts: Attempts,
+        tries: Tries,
         hold: Hold,
         *,
         stored: bool,
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = attempts.of(partial(self._repoint, row, group, ingested, content_type, hold))
+            moved = tries.of(partial(self._repoint, row, group, ingested, content_type, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
-            return _failed(row, group, attempts.taken(), error)
+            _end_if_lasting(error)
+            return _failed(row, group, tries.taken(), error)
         if moved:
             outcome = RowOutcome.MIGRATED if stored else RowOutcome.DEDUPLICATED
             logger.info(
@@ -215,12 +221,12 @@ class Transfer:
                 self._acts.verb, row, group.key, digest.key, digest, outcome,
             )  # fmt: skip
         else:
-            key = patiently(partial(_key_now, row), self._stop)
+            key = query(partial(_key_now, row), self._stop)
             if key is not None and not is_cas_key(key):
                 changed = RowFault("changed", f"the row has come to point at {key}; run this again")
-                return _failed(row, group, attempts.taken(), changed)
+                return _failed(row, group, tries.taken(), changed)
             outcome = RowOutcome.SKIPPED if key is None else RowOutcome.ALREADY_DONE
-        return RowResult(row, group.key, ingested.size, outcome, attempts.taken(), digest)
+        return RowResult(row, group.key, ingested.size, outcome, tries.taken(), digest)
 
     def _repoint(
         self, row: int, group: Group, ingested: Ingested, content_type: str | None, hold: Hold
@@ -231,11 +237,11 @@ class Transfer:
             row, group.key, ingested.digest, ingested.size, hold, content_type,
         )  # fmt: skip
         try:
-            return patiently(repoint, self._stop)
+            return query(repoint, self._stop)
         except (Absent, Corrupt):
             # Collected or damaged since it was stored: store it again, and try once more.
             self._ingest(group, hold)
-            return patiently(repoint, self._stop)
+            return query(repoint, self._stop)
 
 
 def _key_now(row: int) -> str | None:
@@ -243,10 +249,19 @@ def _key_now(row: int) -> str | None:
     return Attachment.objects.filter(pk=row).values_list("s3_key", flat=True).first()
 
 
+def _end_if_lasting(error: Exception) -> None:
+    """A table or a right that is missing fails every row alike. Raises Halt."""
+    if end := lasting_end(error):
+        raise end from error
+
+
 def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResult:
     """Log the failure; the run goes on with the other rows, whatever it was."""
-    known = isinstance(error, StoreError | RowFault)
-    code = error.code if isinstance(error, StoreError | RowFault) else "unexpected"
+    known = isinstance(error, StoreError | RowFault | DatabaseError)
+    if isinstance(error, StoreError | RowFault):
+        code = error.code
+    else:
+        code = "database_refused" if known else "unexpected"
     logger.error(
         "row %d was not migrated: %s: %s: %s",
         row, group.key, code, error, exc_info=None if known else error,
@@ -258,5 +273,5 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
         RowOutcome.FAILED,
         attempts,
         error_class=code,
-        error=str(error),
+        error=" ".join(str(error).split()),
     )

@@ -39,7 +39,11 @@ class Verified:
 
 @dataclass
 class VerifySummary(RunSummary):
-    """Each planned blob has one verdict, or remains. `damaged` is what is left after any repair."""
+    """Each planned blob has one verdict, or remains. `damaged` is what is left after any repair.
+
+    `to_mend` is a row that shows one of those, if any does, and `onward` the command that is the
+    next step of the whole move once all is sound.
+    """
 
     planned: int = 0
     hashed: int = 0
@@ -51,6 +55,8 @@ class VerifySummary(RunSummary):
     quarantined: int = 0
     restored: int = 0
     damaged: dict[Digest, Verified] = field(default_factory=dict)
+    to_mend: int | None = None
+    onward: str = ""
 
     @property
     def items(self) -> int:

@@ -9,6 +9,7 @@ from django.test import Client
 
 from attachments import references
 from attachments.links import links
+from attachments.locks import Hold
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, file_fields, picture
 from attachments.tests.legacy import legacy_key, make_row, on_disk, put, run, summary_of
@@ -65,6 +66,7 @@ def test_a_links_picture_comes_over_with_its_size_and_type(
 @on_disk
 def test_a_lost_picture_is_missing(store: BlobStore, part: Part) -> None:
     row = link(part)
+    link(part, store)
     status, output = run("migrate_to_cas", "--yes-i-am-sure", "--json")
     summary = summary_of(output)
     assert (status, summary["failed"], summary["failures"]) == (3, 1, {"absent": 1})
@@ -231,3 +233,29 @@ def test_a_file_keeps_the_address_it_came_from(
     shown = client.get(f"/api/parts/{part.key}/attachments/{row.pk}").json()
     assert shown["url"] == "https://maker.example/sheet.pdf"
     assert shown["view_url"]
+
+
+@on_disk
+def test_a_size_that_was_not_recorded_is_not_wrong(store: BlobStore, part: Part) -> None:
+    status, output = run("mend_row", str(link(part, store).pk), "--json")
+    assert (status, summary_of(output)["fault"]) == (0, "")
+
+
+@on_disk
+def test_a_mended_row_has_the_type_of_its_new_object(store: BlobStore, part: Part) -> None:
+    blob = moved(link(part, store)).s3_key or ""
+    row = link(part, content_type="image/jpg")
+    command = ("mend_row", str(row.pk), "--point-at", blob, "--yes-i-am-sure")
+    assert run(*command)[0] == 0
+    row.refresh_from_db()
+    assert (row.s3_key, row.content_type) == (blob, "image/png")
+
+
+@on_disk
+def test_a_row_that_moves_unseen_keeps_its_type(store: BlobStore, part: Part) -> None:
+    digest = moved(link(part, store)).digest
+    row = link(part, content_type="image/png")
+    assert digest is not None
+    assert references.repoint(row.pk, row.s3_key or "", digest, len(PICTURE), Hold())
+    row.refresh_from_db()
+    assert (row.digest, row.content_type) == (digest, "image/png")

@@ -13,7 +13,7 @@ from django.db import connection
 
 from attachments import references
 from attachments.maintenance import migrate, rows
-from attachments.maintenance.pacing import Bandwidth
+from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.run import ExitStatus
 from attachments.maintenance.transfer import Transfer
 from attachments.models import Attachment
@@ -136,7 +136,7 @@ def test_a_missing_object_fails_its_row_alone(
     assert lost.s3_key == before
     assert (summary["migrated"], summary["failed"], summary["failures"]) == (1, 1, {"absent": 1})
     assert f"row {lost.pk} was not migrated: {lost.s3_key}: absent" in caplog.text
-    assert summary["next"].startswith("manage.py migration_status")
+    assert summary["next"] == f"manage.py mend_row {lost.pk}"
 
 
 @on_disk
@@ -337,11 +337,13 @@ def test_id_range_is_all_that_is_touched(store: BlobStore, part: Part) -> None:
 def test_max_failures_stops_the_run(store: BlobStore, part: Part) -> None:
     for _ in range(30):
         make_row(part, legacy_key(part), 3)
+    make_legacy(store, part, b"one")
     status, output = run(*MIGRATE, "--max-failures", "2", "--workers", "1", "--json")
     summary = summary_of(output)
     assert status == ExitStatus.ITEMS_FAILED
-    assert 2 <= summary["failed"] < 30
-    assert summary["remaining"] == 30 - summary["failed"]
+    # What was in flight when the second one failed is finished, and nothing else is begun.
+    assert summary["failed"] - 2 in range(Pace(1).in_flight + 1)
+    assert summary["remaining"] == 31 - summary["failed"]
 
 
 @on_disk

@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -154,11 +154,17 @@ def make_directories(path: Path, mode: int | None) -> None:
     fsync_directory(path.parent)
 
 
-def remove_old_files(directory: Path, older_than: datetime, *, dry_run: bool) -> Iterator[str]:
+def remove_old_files(
+    directory: Path,
+    older_than: datetime,
+    *,
+    dry_run: bool,
+    spared: Callable[[Path], bool] = lambda path: False,
+) -> Iterator[str]:
     """Delete the files of a staging directory last written before `older_than`.
 
     Yields a description of each. Such a file is nobody's any more: what is being received or
-    copied is being written.
+    copied is being written. `spared` may know better of one.
     """
     with translated(directory.name), os.scandir(directory) as entries:
         for entry in entries:
@@ -167,6 +173,8 @@ def remove_old_files(directory: Path, older_than: datetime, *, dry_run: bool) ->
             except FileNotFoundError:
                 continue
             if found.st_mtime >= older_than.timestamp() or not modes.S_ISREG(found.st_mode):
+                continue
+            if spared(Path(entry.path)):
                 continue
             if not dry_run:
                 Path(entry.path).unlink(missing_ok=True)

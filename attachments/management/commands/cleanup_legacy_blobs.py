@@ -22,7 +22,7 @@ from attachments.maintenance.run import ExitStatus
 class Command(MaintenanceCommand):
     help = (
         "Deletes objects of the older layout that no row references. Refuses unless every row is "
-        "migrated, every referenced object is there in the right size, and "
+        "migrated, every referenced object is there and hashes to its key, and "
         "CAS_MIGRATION_DELETE_OLD_OBJECTS=true."
     )
 
@@ -36,7 +36,8 @@ class Command(MaintenanceCommand):
         parser.add_argument("--max-delete", type=positive, help="delete at most so many objects")
         parser.add_argument(
             "--verify-content", action="store_true",
-            help="hash every referenced object again before anything is deleted",
+            help="hash every referenced object again before anything is deleted; otherwise those "
+            "that were not verified since they were written",
         )  # fmt: skip
         parser.add_argument(
             "--delete-unnamed", action="store_true",
@@ -63,10 +64,9 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: CleanupSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DAMAGE_FOUND:
             return "manage.py verify_cas --repair"
-        if summary.status is ExitStatus.REFUSED or (
-            summary.status is ExitStatus.DONE and not summary.dry_run
-        ):
-            return "manage.py migration_status"
-        if summary.dry_run and summary.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED):
+        over = summary.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED)
+        if summary.dry_run and over and summary.deleted:
             return f"CAS_MIGRATION_DELETE_OLD_OBJECTS=true {self.again(options, dry_run=None)}"
+        if summary.status is ExitStatus.DONE:
+            return "manage.py collect_garbage --dry-run"
         return self.again(options)

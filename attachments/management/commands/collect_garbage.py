@@ -17,19 +17,13 @@ from attachments.maintenance.collect import (
 )
 from attachments.maintenance.command import (
     MaintenanceCommand,
+    Percent,
     add_asking,
     add_output,
     duration,
 )
 from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
-
-
-class Percent(float):
-    """Written without a point if it needs none."""
-
-    def __str__(self) -> str:
-        return repr(float(self)).removesuffix(".0")
 
 
 def percent(text: str) -> Percent:
@@ -73,9 +67,6 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: CollectSummary, options: dict[str, Any]) -> str | None:
         if summary.status is ExitStatus.DAMAGE_FOUND:
             return "manage.py verify_cas --repair"
-        if summary.status is ExitStatus.REFUSED:
-            # What was refused is to be looked at first.
-            return self.again(options, dry_run=True)
         if summary.status is not ExitStatus.DONE:
             return self.again(options)
         if not summary.dry_run or not summary.garbage:
