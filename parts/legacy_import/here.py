@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from attachments.models import Attachment
-from parts.legacy_import.reading import instant
+from parts.legacy_import.columns import instant
 from parts.legacy_import.shapes import Shape
 from parts.legacy_import.sources import Table
 from parts.models import Part, SourceRow

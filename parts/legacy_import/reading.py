@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from attachments.maintenance.frame import Run
 from attachments.maintenance.run import ExitStatus, Halt
+from parts.legacy_import.columns import Columns, attachment_columns, label_of, part_columns
 from parts.legacy_import.records import (
     ATTACHMENT_COLUMNS,
-    LARGEST_SIZE,
-    LONGEST_ID,
     PART_COLUMNS,
-    AttachmentRecord,
-    PartRecord,
     Raw,
-    own_id,
     parse_attachment,
     parse_part,
 )
 from parts.legacy_import.scratch import INDEXES
 from parts.legacy_import.shapes import Shape, recognise
 from parts.legacy_import.sources import Source, Table
-from parts.legacy_import.values import BadRow, identifier, text, whole
+from parts.legacy_import.values import BadRow, identifier, text
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +29,6 @@ TIMES: Final = frozenset({"created_at", "updated_at"})
 
 NAMED: Final = {"type": Table.TYPES, "seller": Table.SELLERS, "tag": Table.TAGS}
 """The tables in which the ids of types, sellers and tags find their names."""
-
-Columns = dict[str, Any]
 
 
 class Column(NamedTuple):
@@ -48,7 +38,14 @@ class Column(NamedTuple):
     read: Callable[[Any, str], str | None] = identifier
 
 
-_id, _part_id, _seller_id = Column("id"), Column("part_id"), Column("seller_id")
+def _required(value: Any, column: str) -> str:
+    found = identifier(value, column)
+    if found is None:
+        raise BadRow("invalid", f"{column} is empty")
+    return found
+
+
+_id, _part_id, _seller_id = Column("id", _required), Column("part_id"), Column("seller_id")
 _tag_id, _set_id, _cover = (
     Column("tag_id"),
     Column("attachment_set_id"),
@@ -70,6 +67,9 @@ class Reader:
         self.left_out: Counter[str] = Counter()
         self.shape: Shape = recognise(source)
         self._tables = {*source.tables(), *(table for table in Table if source.columns(table))}
+        # A column of tags comes before tables of them, which are then left out.
+        in_column = "tags" in (source.columns(Table.PARTS) or ())
+        self._tags_in_tables = Table.PART_TAGS in self._tables and not in_column
         self._read: set[str] = set()
 
     def read(self) -> None:
@@ -78,12 +78,14 @@ class Reader:
         self._read_pairs()
         if self.shape.has_sets:
             self._read_sets()
-        self._load("part", Table.PARTS, PART_COLUMNS, lambda raw: _part(parse_part(raw, self)))
+        self._load(
+            "part", Table.PARTS, PART_COLUMNS, lambda raw: part_columns(parse_part(raw, self))
+        )
         self._load(
             "attachment",
             self.shape.attachments,
             ATTACHMENT_COLUMNS,
-            lambda raw: _attachment(parse_attachment(raw, self.shape.owner), self.shape),
+            lambda raw: attachment_columns(parse_attachment(raw, self.shape.owner), self.shape),
         )
         self._scratch.executescript(INDEXES)
         self._count_unused()
@@ -136,6 +138,8 @@ class Reader:
 
     def _read_names(self) -> None:
         for kind, table in NAMED.items():
+            if table is Table.TAGS and not self._tags_in_tables:
+                continue
             if table in self._tables and table not in self._without:
                 for row in self._taken(table, _id, _name):
                     self._insert("INSERT OR REPLACE INTO name VALUES (?, ?, ?, 0)", kind, *row)
@@ -148,7 +152,7 @@ class Reader:
             further = "SELECT count(*) - count(DISTINCT part) FROM part_seller"
             self.left_out["part_sellers (further sellers of a part)"] += self._one(further)
             self._scratch.execute("CREATE INDEX part_seller_part ON part_seller (part)")
-        if Table.PART_TAGS in self._tables:
+        if self._tags_in_tables:
             for row in self._taken(Table.PART_TAGS, _part_id, _tag_id):
                 self._insert("INSERT INTO part_tag VALUES (NULL, ?, ?)", *row)
             self._scratch.execute("CREATE INDEX part_tag_part ON part_tag (part)")
@@ -207,7 +211,7 @@ class Reader:
             try:
                 yield parse(row)
             except BadRow as fault:
-                label = _label(row, table, self.shape)
+                label = label_of(row, table, self.shape)
                 yield {**label, "fault": fault.code, "reason": str(fault)}
 
     def _count_columns(self, table: Table, row: Raw, known: frozenset[str]) -> None:
@@ -225,66 +229,3 @@ class Reader:
 
     def _one(self, query: str) -> int:
         return int(self._scratch.execute(query).fetchone()[0])
-
-
-def _label(row: Raw, table: Table, shape: Shape) -> Columns:
-    """What a refused row is known by, and the object it names, as far as these can be told."""
-    label: Columns = {}
-    if table is Table.PARTS:
-        wanted: dict[str, Callable[[Any, str], Any]] = {"id": identifier, "key": text}
-        if shape.has_sets:
-            wanted["set_id"] = identifier
-    else:
-        wanted = {"id": identifier, "s3_key": text, "url": text, "size": whole}
-        wanted["set_id" if shape.has_sets else "part"] = identifier
-    columns = {"size": "file_size", "set_id": "attachment_set_id", "part": "part_id"}
-    for name, read in wanted.items():
-        with suppress(BadRow):
-            column = columns.get(name, name)
-            label[name] = read(row.get(column), column) or None
-    if abs(label.get("size") or 0) > LARGEST_SIZE:
-        del label["size"]
-    if label.get("id"):
-        label["id"] = label["id"][:LONGEST_ID]
-    if table is not Table.PARTS:
-        with suppress(BadRow):
-            title = text(row.get("title"), "title") or text(row.get("filename"), "filename")
-            label["name"] = (title or label.get("url") or "")[:255]
-    return label
-
-
-def _part(record: PartRecord) -> Columns:
-    return {
-        "id": record.source_id,
-        "key": record.key,
-        "set_id": record.set_id,
-        "cover": record.cover,
-        "created": instant(record.created),
-        "own_id": own_id(record.source_id),
-        "record": _json(record),
-    }
-
-
-def _attachment(record: AttachmentRecord, shape: Shape) -> Columns:
-    return {
-        "id": record.source_id,
-        "set_id" if shape.has_sets else "part": record.owner,
-        "kind": record.kind,
-        "name": record.title,
-        "s3_key": record.s3_key,
-        "url": record.url,
-        "size": record.size,
-        "created": instant(record.created),
-        "has_picture": record.has_picture,
-        "own_id": own_id(record.source_id),
-        "record": _json(record),
-    }
-
-
-def _json(record: PartRecord | AttachmentRecord) -> str:
-    return json.dumps(asdict(record), default=datetime.isoformat)
-
-
-def instant(value: datetime | None) -> str | None:
-    """One spelling for one instant; all of them are in UTC."""
-    return None if value is None else value.isoformat(timespec="microseconds")

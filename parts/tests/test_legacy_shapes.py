@@ -237,6 +237,7 @@ def test_a_set_of_two_parts_comes_over_to_both(store: BlobStore, dumped: Give) -
         ({"attachments": None}, "it has no table attachments"),
         ({"attachment_sets": None}, "no table attachment_sets"),
         ({"parts": None}, "it has no table parts"),
+        ({"attachment_sets": [{"id": None, "cover_attachment_id": 1}]}, "id is empty"),
         ({"attachments": [{"id": 1, "s3_key": "x"}]}, "column attachments.attachment_set_id"),
         ({"part_attachments": [{"id": 1, "part_id": 1}]}, "column part_attachments.s3_key"),
     ],
