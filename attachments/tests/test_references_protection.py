@@ -58,7 +58,7 @@ def test_an_imported_row_waits_for_a_collection_of_its_blob(
     with ThreadPoolExecutor(1) as pool:
         with references.collecting(store, [garbage]) as exclusion:
             assert exclusion.removable == {garbage}
-            adopting = in_thread(pool, references.adopt, [imported(part)])
+            adopting = in_thread(pool, references.attach_imported, [imported(part)])
             wait_for_lock_or_end(adopting)
             assert list(exclusion.remove_many([garbage.key])) == [(garbage.key, None)]
         refused = adopting.result(timeout=30)
@@ -72,7 +72,7 @@ def test_no_row_is_imported_while_a_delete_of_its_blob_may_be_on_its_way(
 ) -> None:
     lost_answer(store, garbage, monkeypatch)
     with pytest.raises(Unreachable):
-        references.adopt([imported(part, b"other"), imported(part)])
+        references.attach_imported([imported(part, b"other"), imported(part)])
     assert not Attachment.objects.exists()
 
 
@@ -96,7 +96,7 @@ def test_only_rows_on_whole_blobs_are_imported(
         imported(part, file_size=len(PDF) + 1, title="wrong size"),
         imported(part, s3_key="parts/1/attachments/x.png", title="older"),
     ]
-    refused = references.adopt(rows)
+    refused = references.attach_imported(rows)
     assert {position: type(fault) for position, fault in refused.items()} == {0: Absent, 2: Corrupt}
     titles = Attachment.objects.order_by("title").values_list("title", flat=True)
     assert list(titles) == ["good", "older"]
@@ -232,7 +232,7 @@ def test_the_lock_of_an_imported_row_stands_until_its_row_is_committed(
             list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
 
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        assert references.adopt([imported(part)]) == {}
+        assert references.attach_imported([imported(part)]) == {}
         in_thread(pool, collect).result(timeout=30)
     assert outcomes == [set()]
     assert_whole(store)

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("attachments", "0006_condemnedblob")]
+    dependencies = [("attachments", "0007_link_pictures")]
 
     operations = [
         migrations.AddField(
