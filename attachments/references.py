@@ -38,8 +38,8 @@ from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 if TYPE_CHECKING:
     from parts.models import Part
 
-ADOPTION_LOOKS: Final = 16
-"""Objects that are looked at at a time while rows are adopted and their digests are held."""
+IMPORT_LOOKS: Final = 16
+"""Objects that are looked at at a time while imported rows are attached under the locks."""
 
 _TYPE_UNLESS_DISPROVED: Final = Case(
     # Bytes of these types tell what they are; those of others may be what the row says.
@@ -231,11 +231,11 @@ def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: 
     return rows.update(s3_key=digest.key, file_size=size, **known) == 1
 
 
-def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
+def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:
     """Save rows that come with their keys, times and, where set, ids. No signal is sent.
 
     A row on a blob is saved only if the blob is stored in the row's size. Returns the others, by
-    their position in `rows`, and what is wrong with each. Whoever adopts rows on older keys must
+    their position in `rows`, and what is wrong with each. Whoever brings rows on older keys must
     keep a cleanup away (`LEGACY_LAYOUT`). Raises StoreError if the store cannot tell, and the
     database's errors; then nothing is saved.
     """
@@ -243,7 +243,7 @@ def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
         digests = sorted({row.digest for row in rows if row.digest is not None})
         hold_shared(digests)
         # As in repoint: only under the lock does what the store says hold until the commit.
-        with ThreadPoolExecutor(ADOPTION_LOOKS) as looks:
+        with ThreadPoolExecutor(IMPORT_LOOKS) as looks:
             sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
             found = dict(zip(digests, sizes, strict=True))
         refused: dict[int, StoreError] = {}

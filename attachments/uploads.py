@@ -20,6 +20,7 @@ from typing import IO, Any
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest
 from PIL import Image
 
 from attachments.models import Attachment
@@ -119,6 +120,22 @@ class HashingUploadHandler(FileUploadHandler):
         encoding: str | None = None,
     ) -> None:
         self.hopeless = content_length > settings.INVENTORY_MAX_UPLOAD_BYTES + MULTIPART_OVERHEAD
+        if self.request is not None:
+            self._end_with(self.request)
+
+    def _end_with(self, request: HttpRequest) -> None:
+        """Remove an unfinished file when the request is closed.
+
+        If reading the request raises, as when the connection breaks, Django closes the files that
+        were complete, and no handler is told.
+        """
+        close = request.close
+
+        def close_all() -> None:
+            close()
+            self.upload_interrupted()
+
+        request.close = close_all  # type: ignore[method-assign]
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
         super().new_file(*args, **kwargs)
@@ -208,6 +225,8 @@ def safe_name(name: str, content_type: str) -> str:
     stem, dot, extension = kept.rpartition(".")
     if extensions and not (dot and stem and f".{extension.lower()}" in extensions):
         stem, extension = kept or "attachment", extensions[0].removeprefix(".")
+    elif not dot:
+        stem, extension = kept, ""
     room = MAX_NAME_BYTES - len(extension.encode()) - 1
     stem = stem.encode()[:room].decode(errors="ignore").rstrip(". ")
     return f"{stem}.{extension}" if extension else stem

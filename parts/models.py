@@ -17,6 +17,7 @@ from parts.constraints import CompositeForeignKey
 
 KEY_LENGTH = 4
 KEY_ATTEMPTS = 50
+TAG_LENGTH = 500
 key_validator = RegexValidator(r"\A[A-Z]{4}\Z", "A key is four uppercase letters.")
 
 models.CharField.register_lookup(Length)
@@ -48,7 +49,7 @@ class Type(models.Model):
 class Tag(models.Model):
     """A label. Rows of their own, so that a tag can be renamed or merged for all its parts."""
 
-    name = models.CharField(max_length=100, unique=True)
+    name = models.CharField(max_length=TAG_LENGTH, unique=True)
 
     class Meta:
         db_table = "tags"
@@ -62,6 +63,8 @@ class Part(models.Model):
     """An electronics part. `key` is generated once and is how people and URLs name it.
 
     `pin_pitch` and `dimensions` are free text as printed in datasheets, as are the voltages.
+    `product_page` and `seller_link` are free text as well, because older installations have that
+    in them; what is written here must be the address of a page (`parts.addresses`).
     """
 
     class Mounting(models.TextChoices):
@@ -74,23 +77,23 @@ class Part(models.Model):
     key = models.CharField(
         max_length=KEY_LENGTH, unique=True, editable=False, validators=[key_validator]
     )
-    description = models.CharField(max_length=500)
+    description = models.TextField()
     manufacturer = models.CharField(max_length=255, blank=True)
     manufacturer_code = models.CharField(max_length=255, blank=True)
     type = models.ForeignKey(
         Type, on_delete=models.PROTECT, null=True, blank=True, related_name="parts"
     )
     tags = models.ManyToManyField(Tag, blank=True, related_name="parts", db_table="part_tags")
-    product_page = models.URLField(max_length=2000, blank=True)
+    product_page = models.TextField(blank=True)
     seller = models.CharField(max_length=255, blank=True)
-    seller_link = models.URLField(max_length=2000, blank=True)
+    seller_link = models.TextField(blank=True)
     package = models.CharField(max_length=100, blank=True)
     pin_count = models.PositiveIntegerField(null=True, blank=True)
-    pin_pitch = models.CharField(max_length=50, blank=True)
-    voltage_rating = models.CharField(max_length=50, blank=True)
-    input_voltage = models.CharField(max_length=50, blank=True)
-    output_voltage = models.CharField(max_length=50, blank=True)
-    mounting_type = models.CharField(max_length=50, blank=True)
+    pin_pitch = models.CharField(max_length=100, blank=True)
+    voltage_rating = models.CharField(max_length=100, blank=True)
+    input_voltage = models.CharField(max_length=100, blank=True)
+    output_voltage = models.CharField(max_length=100, blank=True)
+    mounting_type = models.CharField(max_length=100, blank=True)
     series = models.CharField(max_length=100, blank=True)
     dimensions = models.CharField(max_length=100, blank=True)
     cover_attachment = models.ForeignKey(
@@ -170,8 +173,9 @@ class SourceRow(models.Model):
 
     It is the map from ids there to ids here, and it holds the object that the row named: deleting
     that is out of the question until `released_at` is set. `source_id` is the row's id there as
-    text; `our_id` that of the row it became (a part for `parts`, an attachment for the tables of
-    attachments), which may have been deleted since. `object_size` is in bytes, as recorded there.
+    text, `name` what people know it by (a part's key, an attachment's title). `our_id` is that of
+    the row it became (a part for `parts`, an attachment for the tables of attachments), which may
+    have been deleted since. `object_size` is in bytes, as recorded there.
 
     - UNTRIED: read, and no attempt was made to import it. Holds.
     - REFUSED: not imported, for the reason given. Holds until it is imported after all (it is
@@ -196,6 +200,7 @@ class SourceRow(models.Model):
     source = models.CharField(max_length=200)
     source_table = models.CharField(max_length=100)
     source_id = models.CharField(max_length=255)
+    name = models.CharField(max_length=255, blank=True, default="")
     our_id = models.BigIntegerField(null=True, blank=True)
     object_key = ObjectKeyField(
         max_length=1024,

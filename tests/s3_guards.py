@@ -14,8 +14,9 @@ copy_checksum           compute the checksum asked for of a copy
 batch_limit             refuse to delete more than 1,000 keys at a time
 
 More names switch misbehaviour on: get_object_attributes (answers 500), checksums_rejected
-(refuses every request that carries a checksum header, as older stores do) and part_number
-(answers a HEAD for one part with the whole object's size).
+(refuses every request that carries a checksum header, as older stores do), part_number (answers a
+HEAD for one part with the whole object's size) and opaque_etags (no ETag says anything about the
+bytes, as where a key service encrypts them).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def source(*rooms: str) -> str:
         path.read_text()
         for room in rooms
         for path in sorted((ROOT / room).rglob("*.py"))
-        if not {"tests", "sample", "forms.py"} & set(path.relative_to(ROOT).parts)
+        if not {"tests", "forms.py"} & set(path.relative_to(ROOT).parts)
     )
 
 

@@ -212,7 +212,7 @@ class TestStoreFaults:
         assert "Nothing was saved" in shown
         assert str(fault) not in shown
         # What was typed is still there to be sent again.
-        assert 'value="Typed description"' in shown
+        assert "Typed description</textarea>" in shown
         assert 'value="Typed title"' in shown
         part.refresh_from_db()
         assert (part.description, part.cover_attachment_id) == ("Voltage regulator", None)

@@ -250,7 +250,7 @@ HOLD_NO_KEY = {
     "parts.SourceRow": (
         "which row of an older installation it is, and what became of it",
         {
-            "source", "source_table", "source_id", "state", "reason_code", "reason",
+            "source", "source_table", "source_id", "name", "state", "reason_code", "reason",
             "release_cause",
         },
     ),

@@ -25,6 +25,7 @@ from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
 
 from cas.digest import CAS_PREFIX, Digest, hash_stream
+from cas.storage import disk_preflight
 from cas.storage.base import (
     NO_PROOFS,
     Absent,
@@ -55,6 +56,7 @@ from cas.storage.disk_files import (
     translated,
 )
 from cas.storage.disk_listing import keys_below
+from cas.storage.preflight import Preflight
 from cas.storage.quarantine import examine, healed
 
 STAGING: Final = ".staging"
@@ -207,6 +209,9 @@ class DiskBlobStorage(FileSystemStorage):
             finally:
                 source.unlink(missing_ok=True)
                 target.unlink(missing_ok=True)
+
+    def preflight(self) -> Preflight:
+        return disk_preflight.preflight(Path(self.location), self.staging_dir)
 
     def _save(self, name: str, content: Any) -> str:
         """Django's own way to write a file; it follows no rule that holds below `cas/`."""

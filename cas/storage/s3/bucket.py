@@ -79,7 +79,7 @@ class Bucket:
             raise
 
     def _ask(self, call: Callable[..., Any], key: str, params: Mapping[str, Any]) -> Any:
-        if not 0 < len(key.encode(errors="surrogateescape")) <= 1024:
+        if not 0 < len(key.encode(errors="surrogateescape")) <= 1024 or "\0" in key:
             raise Absent("this can be no key of an object", key=key)
         with translated(key):
             return call(Bucket=self.name, Key=key, **params)

@@ -47,10 +47,12 @@ from cas.storage.disk_files import remove_old_files
 from cas.storage.disk_files import translated as file_errors
 from cas.storage.guards import NO_GUARDS, PROBE_PREFIX, Guards, known, probe_or_assume_none
 from cas.storage.places import staging_dir
+from cas.storage.preflight import Preflight
 from cas.storage.quarantine import examine
 from cas.storage.s3 import listing, transfer, writing
 from cas.storage.s3.bucket import Bucket, Sizes, read_whole
 from cas.storage.s3.errors import Resent, bucket_missing, translated
+from cas.storage.s3.rights import RightsTrial
 from cas.storage.s3.trials import FALLBACKS, Trials
 
 log = logging.getLogger(__name__)
@@ -263,6 +265,9 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
 
     def try_guards(self, prefix: str) -> Mapping[str, bool]:
         return Trials(self.client, self.bucket_name, prefix, self._extra()).run()
+
+    def preflight(self) -> Preflight:
+        return RightsTrial(self.client, self.bucket_name, self._extra()).run()
 
     def _save(self, name: str, content: Any) -> str:
         """Django's own way to write a file; it follows no rule that holds below `cas/`."""
