@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from django.utils import timezone
 
+from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import Stop
 from attachments.models import LEGACY_PREFIX, Verification
 from cas.digest import CAS_PREFIX, Digest
@@ -79,7 +80,7 @@ def _compared(
     for number, key, size in rows:
         stop.check()
         if listing is None:
-            listing = _from(store, key)
+            listing = _from(store, key, stop)
             stat = next(listing, None)
         while stat is not None and stat.key < key:
             stat = next(listing, None)
@@ -92,12 +93,12 @@ def _compared(
             yield number, size, "object_size", reason
 
 
-def _from(store: BlobStore, key: str) -> Iterator[BlobStat]:
+def _from(store: BlobStore, key: str, stop: Stop) -> Iterator[BlobStat]:
     """The listing from `key` on, and its neighbours below."""
     prefix = CAS_PREFIX if key.startswith(CAS_PREFIX) else LEGACY_PREFIX
     # A store lists behind a key; anything shorter than ours comes before it.
     after = key[:-1]
-    return store.scan(prefix, after=after if after.startswith(prefix) else "")
+    return listed(store, prefix, stop, after=after if after.startswith(prefix) else "")
 
 
 def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
@@ -110,7 +111,7 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
     on_blobs = [each for each in planned if (each.record.s3_key or "").startswith(CAS_PREFIX)]
     digests = sorted({Digest.from_key(each.record.s3_key or "") for each in on_blobs})
     with ThreadPoolExecutor(READS_AT_A_TIME) as reads:
-        proofs = dict(zip(digests, reads.map(partial(_proof, store, stop), digests), strict=True))
+        proofs = dict(zip(digests, reads.map(partial(_waited, store, stop), digests), strict=True))
     now = timezone.now()
     Verification.objects.bulk_create(
         [
@@ -135,17 +136,22 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
         each.record = replace(each.record, content_type=told, filename=filename)
 
 
-def _proof(store: BlobStore, stop: Stop, digest: Digest) -> Proven | Absent | Corrupt:
-    """By the checksum that the store holds, else by reading the blob."""
+def _waited(store: BlobStore, stop: Stop, digest: Digest) -> Proven | Absent | Corrupt:
+    """The proof, or why there is none; a store that is away is waited for. Raises Halt, Stopped."""
     stop.check()
     try:
-        stat = store.stat(digest.key)
-        found = stat.sha256 or store.digest_of(digest.key)[0]
-        if found != digest:
-            return Corrupt(f"its bytes hash to {found}", key=digest.key)
-        if not stat.size:
-            return Proven(None)
-        with store.read(digest.key, ByteRange(0, min(HEAD, stat.size))) as stream:
-            return Proven(identify(stream.read(HEAD)))
+        return Tries(stop, store).of(partial(_proof, store, digest))
     except (Absent, Corrupt) as fault:
         return fault
+
+
+def _proof(store: BlobStore, digest: Digest) -> Proven:
+    """By the checksum that the store holds, else by reading the blob. Raises StoreError."""
+    stat = store.stat(digest.key)
+    found = stat.sha256 or store.digest_of(digest.key)[0]
+    if found != digest:
+        raise Corrupt(f"its bytes hash to {found}", key=digest.key)
+    if not stat.size:
+        return Proven(None)
+    with store.read(digest.key, ByteRange(0, min(HEAD, stat.size))) as stream:
+        return Proven(identify(stream.read(HEAD)))

@@ -115,7 +115,7 @@ def forget(release: Release, names: Sequence[str], output: Output) -> ReleaseSum
 def _releasing(release: Release, output: Output) -> Iterator[tuple[ReleaseSummary, Run]]:
     summary = ReleaseSummary(dry_run=release.dry_run, source=release.source)
     # No import may be reading or writing rows of the source meanwhile.
-    with running(summary, output) as run, run_lock(IMPORT):
+    with running(summary, output) as run, run_lock(IMPORT, retry=run.query):
         yield summary, run
 
 

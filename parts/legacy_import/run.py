@@ -61,8 +61,8 @@ def import_rows(opening: Opening, options: ImportOptions, output: Output) -> Imp
     # The second lock keeps cleanups away: rows are about to name objects of the older layout.
     with (
         running(summary, output) as run,
-        run_lock(IMPORT),
-        run_lock(LEGACY_LAYOUT, shared=True),
+        run_lock(IMPORT, retry=run.query),
+        run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
         scratch() as database,
     ):
         with opening as source:

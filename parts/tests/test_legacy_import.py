@@ -409,9 +409,9 @@ def test_cleanups_are_kept_away(
 ) -> None:
     held: list[str] = []
 
-    def recorded(name: str, *, shared: bool = False) -> AbstractContextManager[None]:
+    def recorded(name: str, **options: Any) -> AbstractContextManager[None]:
         held.append(name)
-        return run_lock(name, shared=shared)
+        return run_lock(name, **options)
 
     monkeypatch.setattr("parts.legacy_import.run.run_lock", recorded)
     assert import_from_status(tmp_path) == 0

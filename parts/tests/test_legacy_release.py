@@ -261,8 +261,11 @@ def test_rows_without_an_id_of_their_own_hold_their_objects(
         put(store, key, b"lost")
         files.append(older_file(number, 1, 4, s3_key=key) | changes)
     assert import_from(tmp_path, parts, files)[0] == 3
+    lost = {f"parts/9/attachments/{number}.pdf" for number in (50, 51, 52)}
+    refused = SourceRow.objects.filter(state=STATE.REFUSED)
+    assert set(refused.values_list("object_key", flat=True)) == lost
     clean(settings)
-    assert {f"parts/9/attachments/{number}.pdf" for number in (50, 51, 52)} <= legacy_keys(store)
+    assert lost <= legacy_keys(store)
     before = SourceRow.objects.count()
     assert import_from(tmp_path, parts, files)[0] == 3
     assert SourceRow.objects.count() == before
