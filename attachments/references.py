@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.apps import apps
 from django.db import transaction
-from django.db.models import Model, QuerySet
+from django.db.models import Case, F, Model, Q, QuerySet, Value, When
+from django.db.models.functions import Lower
+from django.db.models.lookups import In
 from django.utils import timezone
 from prometheus_client import Counter
 
@@ -28,6 +30,8 @@ from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from attachments.verifications import PROOFS
 from cas.digest import Digest
+from cas.http import OPAQUE_TYPE
+from cas.sniff import ALIASES, PDF, PILLOW_FORMATS, SVG, UNTYPED
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
@@ -36,6 +40,16 @@ if TYPE_CHECKING:
 
 ADOPTION_LOOKS: Final = 16
 """Objects that are looked at at a time while rows are adopted and their digests are held."""
+
+_TYPE_UNLESS_DISPROVED: Final = Case(
+    # Bytes of these types tell what they are; those of others may be what the row says.
+    When(
+        Q(content_type__isnull=True)
+        | Q(In(Lower("content_type"), [*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED])),
+        then=Value(OPAQUE_TYPE),
+    ),
+    default=F("content_type"),
+)
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -140,9 +154,18 @@ def copy(source_id: int, target: Part) -> Attachment:
         )
 
 
-def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+def repoint(
+    attachment_id: int,
+    old_key: str,
+    digest: Digest,
+    size: int,
+    hold: Hold,
+    content_type: str | None = None,
+) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
+    `content_type` is what the blob's bytes are, OPAQUE_TYPE if they do not tell, None if nobody
+    looked. When the row was last updated by a person stays as it is.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
@@ -151,7 +174,7 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
     if hold.stands_for(digest):
         # A statement of its own is a transaction; if the connection, and with it the lock, went
         # this moment, the statement fails with it.
-        return _point(rows, digest, size)
+        return _point(rows, digest, size, content_type)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
@@ -159,7 +182,7 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        return _point(rows, digest, size)
+        return _point(rows, digest, size, content_type)
 
 
 def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
@@ -200,8 +223,12 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
     return True
 
 
-def _point(rows: QuerySet[Attachment], digest: Digest, size: int) -> bool:
-    return rows.update(s3_key=digest.key, file_size=size, updated_at=timezone.now()) == 1
+def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
+    known: dict[str, Any] = {}
+    if content_type is not None:
+        opaque = content_type == OPAQUE_TYPE
+        known["content_type"] = _TYPE_UNLESS_DISPROVED if opaque else content_type
+    return rows.update(s3_key=digest.key, file_size=size, **known) == 1
 
 
 def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:

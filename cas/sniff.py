@@ -22,6 +22,19 @@ PILLOW_FORMATS: Final = {
 }
 """The image types we accept, each with the one Pillow decoder that may touch it."""
 
+SVG: Final = "image/svg+xml"
+
+ALIASES: Final = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "application/x-pdf": PDF,
+}
+"""Other names that programs have for the types we accept."""
+
+UNTYPED: Final = frozenset({"", "binary/octet-stream"})
+"""What is said of a file whose type nobody looked at; the second is S3's own default."""
+
 EXTENSIONS: Final = {
     "image/jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "image/png": (".png",),
@@ -52,6 +65,25 @@ def sniff(head: bytes) -> str | None:
     if head.startswith(b"%PDF-"):
         return PDF
     return None
+
+
+def identify(head: bytes) -> str | None:
+    """As `sniff`, for files that are there already and may be SVG, which is not accepted."""
+    return sniff(head) or (SVG if _is_svg(head) else None)
+
+
+def canonical(declared: str) -> str:
+    """A declared media type under its usual name, without parameters."""
+    essence = declared.partition(";")[0].strip().lower()
+    return ALIASES.get(essence, essence)
+
+
+def _is_svg(head: bytes) -> bool:
+    """Text that begins with an `svg` element, behind what XML allows before it."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return text.startswith(b"<svg") or (
+        text.startswith((b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in text
+    )
 
 
 def _is_avif(head: bytes) -> bool:

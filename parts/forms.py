@@ -32,7 +32,7 @@ LARGEST_PIN_COUNT = 2_147_483_647
 
 
 class CoverField(AttachmentChoice):
-    """One of a part's images, each shown by its thumbnail, or none."""
+    """One of a part's pictures, each shown by its thumbnail, or none."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -89,5 +89,5 @@ class MergeForm(forms.Form):
 
 def images_of(part: Part) -> QuerySet[Attachment]:
     """What can be a part's cover. With their part: an older row's URL has its key in it."""
-    rows = Attachment.objects.filter(part=part.pk, attachment_type=Attachment.Kind.IMAGE)
+    rows = Attachment.objects.pictures().filter(part=part.pk)
     return rows.select_related("part").order_by("created_at", "pk")

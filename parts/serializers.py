@@ -9,7 +9,6 @@ from django.db import transaction
 from rest_framework import serializers
 
 from attachments.links import links
-from attachments.models import Attachment
 from parts.models import Part, Tag, Type
 
 logger = logging.getLogger(__name__)
@@ -109,13 +108,13 @@ def tags_named(names: list[str]) -> list[Tag]:
 
 
 def cover_url(part: Part) -> str | None:
-    """The URL of the cover's thumbnail; None without a cover, or when it is not an image."""
+    """The URL of the cover's thumbnail; None without a cover, or when it has no picture."""
     cover = part.cover_attachment
     if cover is None:
         return None
-    if cover.attachment_type != Attachment.Kind.IMAGE:
+    if not cover.has_picture:
         logger.warning(
-            "part %s has the cover attachment %s, which is not an image", part.key, cover.pk
+            "part %s has the cover attachment %s, which has no picture", part.key, cover.pk
         )
         return None
     # The cover is this part's own: setting it here saves a query for each part of a list.

@@ -21,6 +21,7 @@ from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.retry import Tries
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
+from attachments.maintenance.transfer import content_type_of
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import ReceivedFile, StagedUpload, UploadRefused, stage
 from cas.digest import CHUNK, Hasher, is_cas_key
@@ -131,7 +132,7 @@ def _look(store: BlobStore, row: Attachment, summary: MendSummary, run: Run) -> 
         summary.object_bytes, summary.object_digest = stat.size, digest.hex
         if is_cas_key(key) and digest.key != key:
             summary.fault = "corrupt"
-        elif stat.size != row.file_size:
+        elif row.file_size not in (None, stat.size):
             summary.fault = "size_mismatch"
     if not is_cas_key(key) and not key.startswith(LEGACY_PREFIX):
         summary.fault = "unknown_key"
@@ -181,7 +182,8 @@ def _point_at(
     if summary.dry_run:
         return
     if is_cas_key(target):
-        moved = references.repoint(row.pk, summary.key, digest, stat.size, Hold())
+        found = content_type_of(store, digest, stat.size)
+        moved = references.repoint(row.pk, summary.key, digest, stat.size, Hold(), found)
     else:
         moved = references.point_at_legacy(row.pk, summary.key, target, stat.size)
     _done(moved, summary)

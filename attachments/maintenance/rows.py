@@ -24,9 +24,6 @@ from attachments.models import LEGACY_PREFIX, Attachment
 
 Value = TypeVar("Value")
 
-CAS_KEY: Final = r"\Acas/[0-9a-f]{64}\Z"
-"""A migrated row's key, in the syntax Python and PostgreSQL share."""
-
 LEGACY_KEY: Final = re.compile(
     re.escape(LEGACY_PREFIX)
     + r"[0-9A-Za-z-]+/attachments/"
@@ -80,12 +77,13 @@ class Group:
 
     `alone` if that was the only one when it was read; one added since belongs to a later group.
     One transfer serves them all. The size is part of what makes a group because rows that
-    disagree with their object about it fail, and must fail once each.
+    disagree with their object about it fail, and must fail once each. None is no size recorded,
+    as of a link's picture; such a row is a group of its own.
     """
 
     leader: int
     key: str
-    size: int
+    size: int | None
     block: int
     alone: bool
 
@@ -95,8 +93,7 @@ def unmigrated(ids: IdRange | None = None) -> QuerySet[Attachment]:
 
     PostgreSQL has an index of just these (migration 0005, which repeats the condition).
     """
-    rows = Attachment.objects.filter(s3_key__isnull=False).exclude(s3_key__regex=CAS_KEY)
-    return (ids or IdRange()).of(rows).order_by("pk")
+    return (ids or IdRange()).of(Attachment.objects.unmigrated()).order_by("pk")
 
 
 def members(group: Group, ids: IdRange, stop: Stop) -> Iterator[int]:
@@ -193,7 +190,7 @@ class Blocks:
         return [
             Group(pk, key, size, block, alone)
             for pk, key, size, alone in leaders.values_list("pk", "s3_key", "file_size", "alone")
-            if key is not None and size is not None
+            if key is not None
         ]
 
     def _query(self, operation: Callable[[], Value]) -> Value:

@@ -20,9 +20,12 @@ from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest, is_cas_key
+from cas.http import OPAQUE_TYPE
+from cas.sniff import HEAD, identify
 from cas.storage.base import (
     Absent,
     BlobStore,
+    ByteRange,
     Corrupt,
     Ingested,
     OnBytes,
@@ -71,18 +74,31 @@ class RowFault(Exception):
 
 
 class Acts(Protocol):
-    """The two steps that change something; a rehearsal has its own.
+    """The steps that change something, or look at what was changed; a rehearsal has its own.
 
     `verb` says in the log what they do to a row.
     """
 
     verb: str
 
-    def ingest(self, key: str, size: int, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
         """Make the object's bytes available at their CAS key. Raises SizeMismatch if there are
         not `size` of them, and StoreError."""
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        """What the stored bytes are, as `repoint` takes it; None if nothing is stored."""
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
         """Move the row. False if it no longer points at the old key."""
 
 
@@ -96,11 +112,32 @@ class RealActs:
             record=verifications.record_at_commit,
         )
 
-    def ingest(self, key: str, size: int, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
         return self._store.ingest(key, on_bytes, on_digest, expected_size=size, proofs=self._proofs)
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
-        return references.repoint(row, old_key, digest, size, hold)
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        return content_type_of(self._store, digest, size)
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
+        return references.repoint(row, old_key, digest, size, hold, content_type)
+
+
+def content_type_of(store: BlobStore, digest: Digest, size: int) -> str:
+    """What a blob's first bytes say it is; OPAQUE_TYPE if they do not tell. Raises StoreError."""
+    if size == 0:
+        return OPAQUE_TYPE
+    with store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
+        return identify(stream.read(HEAD)) or OPAQUE_TYPE
 
 
 class Transfer:
@@ -135,6 +172,9 @@ class Transfer:
         tries = Tries(self._stop, self._store, self._pace)
         try:
             ingested = tries.of(partial(self._ingest, group, hold))
+            content_type = tries.of(
+                partial(self._acts.content_type, ingested.digest, ingested.size)
+            )
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -144,7 +184,7 @@ class Transfer:
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, tries, hold, stored=stored)
+            result = self._row(row, group, ingested, content_type, tries, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
@@ -166,6 +206,7 @@ class Transfer:
         row: int,
         group: Group,
         ingested: Ingested,
+        content_type: str | None,
         tries: Tries,
         hold: Hold,
         *,
@@ -173,7 +214,7 @@ class Transfer:
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = tries.of(partial(self._repoint, row, group, digest, hold))
+            moved = tries.of(partial(self._repoint, row, group, ingested, content_type, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -191,11 +232,16 @@ class Transfer:
                 changed = RowFault("changed", f"the row has come to point at {key}; run this again")
                 return _failed(row, group, tries.taken(), changed)
             outcome = RowOutcome.SKIPPED if key is None else RowOutcome.ALREADY_DONE
-        return RowResult(row, group.key, group.size, outcome, tries.taken(), digest)
+        return RowResult(row, group.key, ingested.size, outcome, tries.taken(), digest)
 
-    def _repoint(self, row: int, group: Group, digest: Digest, hold: Hold) -> bool:
+    def _repoint(
+        self, row: int, group: Group, ingested: Ingested, content_type: str | None, hold: Hold
+    ) -> bool:
         """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
-        repoint = partial(self._acts.repoint, row, group.key, digest, group.size, hold)
+        repoint = partial(
+            self._acts.repoint,
+            row, group.key, ingested.digest, ingested.size, hold, content_type,
+        )  # fmt: skip
         try:
             return query(repoint, self._stop)
         except (Absent, Corrupt):
@@ -229,7 +275,7 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
     return RowResult(
         row,
         group.key,
-        group.size,
+        group.size or 0,
         RowOutcome.FAILED,
         attempts,
         error_class=fault,

@@ -335,3 +335,16 @@ def test_holds_are_looked_up_for_each_portion(
     assert (status, summary_of(output)["held"]) == (0, 2), output
     assert sorted(deleted) == sorted(keys)[0::2]
     assert set(held) == keys_of(store) & set(keys)
+
+
+@on_disk
+def test_only_what_is_below_the_older_prefix_is_cleaned_up(store: BlobStore, part: Part) -> None:
+    """Whatever a row named: other places of the bucket are not the older layout's."""
+    keys = {"backups/parts.tar", f"quarantine/{Digest.of(b'a')}", "PARTS/1/a.pdf"}
+    for key in keys:
+        put(store, key, b"keep")
+        recorded(key, SourceRow.State.ACCEPTED)
+    release(SourceRow.Release.RETIRED)
+    status, output = run(*CLEANUP, "--delete-unnamed")
+    assert (status, summary_of(output)["unknown_left_alone"]) == (0, 3), output
+    assert keys_of(store) == keys

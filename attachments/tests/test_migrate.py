@@ -328,7 +328,7 @@ def test_limit_stops_and_says_how_to_resume(store: BlobStore, part: Part) -> Non
 def test_id_range_is_all_that_is_touched(store: BlobStore, part: Part) -> None:
     made = [make_legacy(store, part, b"%d" % number) for number in range(5)]
     status, _output = run(*MIGRATE, "--id-range", f"{made[1].pk}-{made[2].pk}")
-    migrated = set(Attachment.objects.in_cas().values_list("pk", flat=True))
+    migrated = set(Attachment.objects.migrated().values_list("pk", flat=True))
     assert status == 0
     assert migrated == {made[1].pk, made[2].pk}
 

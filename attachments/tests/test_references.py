@@ -18,6 +18,7 @@ from cas.storage.base import Absent, Corrupt, Unreachable
 from parts.models import Part, SourceRow
 
 DIGEST = Digest.of(PDF)
+PDF_TYPE = "application/pdf"
 
 
 @pytest.fixture
@@ -102,10 +103,12 @@ def test_copying_what_is_gone_says_so(disk_store, part):
 def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
-    assert not references.repoint(row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold())
+    assert not references.repoint(
+        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold(), PDF_TYPE
+    )
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold())
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold())
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -113,10 +116,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold())
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold(), PDF_TYPE)
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold())
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold(), PDF_TYPE)
     row.refresh_from_db()
     assert row.is_legacy
 

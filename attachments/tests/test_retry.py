@@ -111,7 +111,7 @@ def test_a_store_that_comes_back_ends_no_run(
     status, output = run(name, *COMMANDS[name], *LONG)
     assert status == 0, output
     monkeypatch.undo()
-    assert not Attachment.objects.legacy().exists()
+    assert not Attachment.objects.unmigrated().exists()
     if name == "collect_garbage":
         assert not is_stored(disk_store, b"unreferenced")
     if name == "cleanup_legacy_blobs":
@@ -189,7 +189,7 @@ def test_a_database_that_comes_back_ends_no_run(
         connection.close()
     monkeypatch.undo()
     assert status == 0, output
-    assert not Attachment.objects.legacy().exists()
+    assert not Attachment.objects.unmigrated().exists()
     if name == "cleanup_legacy_blobs":
         assert not list(store.scan("parts/"))
     if name == "collect_garbage":

@@ -305,7 +305,9 @@ class TestTransitional:
         shown = client.get(f"{url}/{row.pk}").json()
         digest = Digest.of(picture())
         store.create(staged(picture(), tmp_path / "staged"))
-        assert references.repoint(row.pk, row.s3_key, digest, len(picture()), locks.Hold())
+        assert references.repoint(
+            row.pk, row.s3_key, digest, len(picture()), locks.Hold(), "image/png"
+        )
         now = client.get(f"{url}/{row.pk}").json()
         for field in ("view_url", "download_url", "thumbnail_url"):
             response = client.get(shown[field])
@@ -322,7 +324,7 @@ class TestTransitional:
         def moved_meanwhile(*args, **kwargs):
             store.create(staged(picture(), tmp_path / "staged"))
             references.repoint(
-                row.pk, row.s3_key, Digest.of(picture()), len(picture()), locks.Hold()
+                row.pk, row.s3_key, Digest.of(picture()), len(picture()), locks.Hold(), "image/png"
             )
             store.remove(row.s3_key)
             return deliver_blob(*args, **kwargs)

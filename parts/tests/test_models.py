@@ -77,7 +77,7 @@ FILE = {
     [
         {"attachment_type": "url", "title": "Shop"},
         {"attachment_type": "url", "title": "Shop", "url": ""},
-        {"attachment_type": "url", "title": "Shop", "url": "https://a.b", "s3_key": "cas/x"},
+        {"attachment_type": "url", "title": "Shop", "url": "https://a.b", "s3_key": ""},
         {"attachment_type": "video", "title": "Shop"},
         FILE | {"s3_key": None},
         FILE | {"s3_key": ""},

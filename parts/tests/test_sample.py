@@ -222,7 +222,7 @@ def test_another_process_draws_the_same_bytes() -> None:
 def test_the_older_layout_keeps_each_file_under_its_parts_key(store: BlobStore) -> None:
     summary = load_tiny(Layout.LEGACY)
     files = Attachment.objects.exclude(attachment_type="url")
-    assert summary.files == files.count() == files.legacy().count() > 6
+    assert summary.files == files.count() == files.unmigrated().count() > 6
     for row in files:
         assert row.s3_key
         assert row.s3_key.startswith(f"parts/{row.part_id}/attachments/")

@@ -234,7 +234,7 @@ class TestCover:
     def test_a_cover_that_is_no_image_is_logged(self, client, part, image, caplog):
         Attachment.objects.update(attachment_type="pdf")
         assert client.get(f"/api/parts/{part.key}").json()["cover_url"] is None
-        assert "is not an image" in caplog.text
+        assert "has no picture" in caplog.text
 
     def test_what_cannot_be_a_cover_is_400(self, client, disk_store, part, image, tmp_path):
         url = f"/api/parts/{part.key}/cover"
