@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("attachments", "0006_condemnedblob"),
+        ("attachments", "0007_verification_etag"),
         ("parts", "0004_source_rows"),
     ]
 
