@@ -194,7 +194,8 @@ def test_a_cleanup_whose_connection_is_cut_while_it_deletes(
     monkeypatch.undo()
     assert status == 0, output
     assert summary_of(output)["deleted"] == 6
-    assert len(checks) == 4
+    # Before each batch of the three; after the last one there is nothing left to check for.
+    assert len(checks) == 3
     assert not list(store.scan("parts/"))
     assert_whole(store)
 
