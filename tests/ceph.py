@@ -73,6 +73,8 @@ class Ceph:
     @property
     def environment(self) -> dict[str, str]:
         return {
+            "CAS_S3_BUCKET": "",
+            "CAS_S3_CA_BUNDLE": "",
             "CAS_S3_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
             "CAS_S3_REGION": "us-east-1",
             "CAS_S3_ACCESS_KEY_ID": ACCESS_KEY,

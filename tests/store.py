@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from inventory.environment import PREFIXES
 from tests.s3 import GIVEN, ROOT, S3Endpoint, S3Server
 
 ABOUT_S3 = {"s3_endpoint", "s3_server"}
@@ -133,7 +134,7 @@ def first_key(endpoint: S3Endpoint) -> str | None:
 def show_capabilities(endpoint: S3Endpoint, bucket: str) -> int:
     with tempfile.TemporaryDirectory() as directory:
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("CAS_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)},
             "INVENTORY_DATA_DIR": directory,
             **endpoint.environment(bucket),
         }

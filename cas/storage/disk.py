@@ -50,6 +50,7 @@ from cas.storage.disk_files import (
     copy_hashed,
     describe,
     fsync_directory,
+    link_staged,
     links,
     make_directories,
     remove_old_files,
@@ -110,7 +111,7 @@ class DiskBlobStorage(FileSystemStorage):
                 return Outcome.PRESENT
             temporary = self._own_name()
             try:
-                self._adopt(staged, temporary)
+                link_staged(staged, temporary)
                 return self._put(temporary, staged.digest, staged.size, proofs, sound)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -247,26 +248,6 @@ class DiskBlobStorage(FileSystemStorage):
         # Whoever linked it may not have come to make its name durable yet.
         fsync_directory(self._path(digest.key).parent)
         return True
-
-    def _adopt(self, staged: Staged, temporary: Path) -> None:
-        """Give the staged bytes a second name, or copy them if they are on another filesystem.
-
-        A link costs nothing but the file's size is all it checks; the upload was hashed while
-        this very file was written. A copy is hashed again as it is made.
-        """
-        try:
-            with staged.path.open("rb") as stream:
-                if os.fstat(stream.fileno()).st_size != staged.size:
-                    raise Corrupt("the staged file is not as long as what was hashed")
-                try:
-                    os.link(staged.path, temporary)
-                except OSError as error:
-                    if error.errno not in NO_HARD_LINKS:
-                        raise
-                    if copy_hashed(stream, temporary).digest != staged.digest:
-                        raise Corrupt("the staged file is not what was hashed") from None
-        except FileNotFoundError as error:
-            raise Corrupt("the staged file is gone") from error
 
     def _seal(self, path: Path) -> None:
         """Make the file's bytes durable, which must come before its name is."""

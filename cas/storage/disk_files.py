@@ -19,6 +19,7 @@ from cas.storage.base import (
     Corrupt,
     Denied,
     OnBytes,
+    Staged,
     StoreError,
     StoreFull,
     Unreachable,
@@ -136,6 +137,27 @@ def copy_hashed(source: BinaryIO, target: Path, on_bytes: OnBytes | None = None)
             if on_bytes:
                 on_bytes(len(chunk))
     return hasher
+
+
+def link_staged(staged: Staged, temporary: Path) -> None:
+    """Give the staged bytes a second name, or copy them if they are on another filesystem.
+
+    A link costs nothing but the file's size is all it checks; the upload was hashed while
+    this very file was written. A copy is hashed again as it is made.
+    """
+    try:
+        with staged.path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != staged.size:
+                raise Corrupt("the staged file is not as long as what was hashed")
+            try:
+                os.link(staged.path, temporary)
+            except OSError as error:
+                if error.errno not in NO_HARD_LINKS:
+                    raise
+                if copy_hashed(stream, temporary).digest != staged.digest:
+                    raise Corrupt("the staged file is not what was hashed") from None
+    except FileNotFoundError as error:
+        raise Corrupt("the staged file is gone") from error
 
 
 def fsync_directory(path: Path) -> None:

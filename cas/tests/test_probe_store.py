@@ -409,6 +409,15 @@ class TestOnDisk:
         assert run()[0] == status
         assert list(store.staging_dir.iterdir()) == []
 
+    def test_what_cannot_be_made_durable(self, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(descriptor: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+        assert store.staging_dir.is_dir()
+        monkeypatch.setattr("os.fsync", refuse)
+        assert missing() == {"fsync"}
+        assert run()[0] == ExitStatus.ITEMS_FAILED
+
     def test_another_filesystem(self, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: Path, target: Path) -> Path:
             raise OSError(18, "Invalid cross-device link")

@@ -26,8 +26,8 @@ from cas.storage.base import (
 )
 from cas.storage.guards import probe
 from cas.storage.s3 import S3BlobStorage
+from cas.storage.s3.client import read_time
 from cas.storage.s3.errors import meaning
-from cas.storage.s3.store import _moment
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage, staged_at
 from tests.s3 import S3Endpoint, S3Server
 
@@ -71,12 +71,12 @@ def uploads(store: S3BlobStorage) -> list[Any]:
     ],
 )
 def test_times_are_read_in_every_form(written: Any, moment: datetime) -> None:
-    assert _moment(written) == moment
+    assert read_time(written) == moment
 
 
 def test_a_time_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="soon"):
-        _moment("soon")
+        read_time("soon")
 
 
 def test_a_listing_and_a_look_tell_one_time(store: S3BlobStorage, tmp_path: Path) -> None:

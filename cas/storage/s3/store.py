@@ -6,21 +6,17 @@ which ones to rely on, once per bucket.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 import boto3
 from botocore.config import Config
-from botocore.utils import parse_timestamp
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
 from storages.backends.s3 import S3Storage
 from storages.utils import setting
@@ -51,6 +47,7 @@ from cas.storage.preflight import Preflight
 from cas.storage.quarantine import examine
 from cas.storage.s3 import listing, transfer, writing
 from cas.storage.s3.bucket import Bucket, Sizes, read_whole
+from cas.storage.s3.client import read_time, send_content_md5
 from cas.storage.s3.errors import Resent, bucket_missing, translated
 from cas.storage.s3.rights import RightsTrial
 from cas.storage.s3.trials import FALLBACKS, Trials
@@ -133,7 +130,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         if client is None:
             session = self._create_session()
             parsers = session._session.get_component("response_parser_factory")
-            parsers.set_parser_defaults(timestamp_parser=_moment)
+            parsers.set_parser_defaults(timestamp_parser=read_time)
             client = session.client(
                 "s3",
                 region_name=self.region_name,
@@ -142,7 +139,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
                 config=self.client_config,
                 verify=self.verify,
             )
-            client.meta.events.register("before-sign.s3.DeleteObjects", _send_content_md5)
+            client.meta.events.register("before-sign.s3.DeleteObjects", send_content_md5)
             # Two threads may both get here; all then use the first one's.
             client = self._clients.setdefault(os.getpid(), client)
         return client
@@ -299,29 +296,3 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         if self.default_acl:
             extra["ACL"] = self.default_acl
         return extra
-
-
-def _moment(value: Any) -> datetime:
-    """A time as S3 writes it, in a listing (ISO 8601) or a header (RFC 9110, 5.6.7).
-
-    Botocore's own parser guesses at the format, for as long as all else about a listed object
-    takes. It is left what is written otherwise.
-    """
-    if isinstance(value, str):
-        for parse in (datetime.fromisoformat, parsedate_to_datetime):
-            with contextlib.suppress(ValueError):
-                moment = parse(value)
-                if moment.tzinfo is not None:
-                    return moment
-    moment = parse_timestamp(value)
-    return moment  # noqa: RET504 - botocore has no types
-
-
-def _send_content_md5(request: Any, **_: Any) -> None:
-    """Give a batch delete the checksum that every store knows, in place of a newer one."""
-    for name in list(request.headers):
-        if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-")):
-            del request.headers[name]
-    if "Content-MD5" not in request.headers:
-        digest = hashlib.md5(request.body, usedforsecurity=False).digest()
-        request.headers["Content-MD5"] = base64.b64encode(digest).decode()
