@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import stored_row
 from attachments.tests.legacy import damage, on_disk, run, summary_of
+from attachments.tests.waiting import in_thread
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from parts.models import Part
@@ -83,16 +85,40 @@ def test_every_blob_is_hashed_however_many_are_due_at_once(
 @on_disk
 @pytest.mark.parametrize("repair", [True, False])
 def test_only_what_was_found_sound_counts_as_verified(
-    store: BlobStore, rows: list[Attachment], repair: bool
+    store: BlobStore,
+    rows: list[Attachment],
+    caplog: pytest.LogCaptureFixture,
+    repair: bool,
 ) -> None:
     """The next run looks at the others again, however recent this one was."""
     corrupt = Digest.of(CONTENTS[0])
     damage(store, corrupt.key, b"ONE!")
     options = ("--repair", "--yes-i-am-sure") if repair else ()
     assert run(*VERIFY, *options)[0] == ExitStatus.DAMAGE_FOUND
+    assert f"{corrupt.key} is corrupt" in caplog.text
     if repair:
         damage(store, corrupt.key, b"One!")
     status, output = run(*VERIFY, "--older-than", "1d")
     summary = summary_of(output)
     assert status == ExitStatus.DAMAGE_FOUND
     assert (summary["corrupt"], summary["intact"]) == (1, 0)
+
+
+@on_disk
+def test_only_one_verification_at_a_time(
+    store: BlobStore, rows: list[Attachment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two repairs would move aside and restore the same blobs."""
+    real = store.digest_of
+    statuses: list[int] = []
+
+    def while_another_begins(key: str, on_bytes: Any = None) -> Any:
+        if not statuses:
+            statuses.append(-1)
+            with ThreadPoolExecutor(1) as pool:
+                statuses.append(in_thread(pool, lambda: run(*VERIFY)[0]).result())
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", while_another_begins)
+    assert run(*VERIFY, "--workers", "1")[0] == 0
+    assert statuses == [-1, ExitStatus.LOCKED]
