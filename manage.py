@@ -5,7 +5,7 @@ import os
 import sys
 
 from inventory.environment import EnvironmentFault
-from inventory.metrics import COUNTING_COMMANDS, share
+from inventory.metrics import COUNTING_COMMANDS, add_up_ended, share
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         if COUNTING_COMMANDS & set(sys.argv[1:2]):
             from inventory.settings import DATA_DIR
 
-            share(DATA_DIR, os.environ)
+            add_up_ended(share(DATA_DIR, os.environ))
         execute_from_command_line(sys.argv)
     except EnvironmentFault as fault:
         # The message says all there is to know; a traceback would only bury it.

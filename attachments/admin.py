@@ -107,8 +107,8 @@ class LayoutFilter(admin.SimpleListFilter):
     ) -> QuerySet[Attachment]:
         rows = cast(AttachmentQuerySet, queryset)
         if self.value() == "migrated":
-            return rows.in_cas()
-        return rows.legacy() if self.value() == "legacy" else rows
+            return rows.migrated()
+        return rows.unmigrated() if self.value() == "legacy" else rows
 
 
 @admin.register(Attachment)

@@ -30,12 +30,13 @@ class Links(NamedTuple):
 
 
 def links(attachment: Attachment) -> Links:
-    """A link has no bytes; a PDF has no thumbnail; a row on its old key has a transitional URL.
+    """A link has at most a thumbnail; what is no picture has none; a row on its old key has
+    transitional URLs.
 
     A key that is neither form is an integrity error: it is logged and yields no URLs, so that one
     damaged row does not take a whole list of parts down.
     """
-    if not attachment.is_file:
+    if attachment.s3_key is None and not attachment.is_file:
         return Links()
     if attachment.digest is None and not attachment.is_legacy:
         logger.error(
@@ -45,11 +46,13 @@ def links(attachment: Attachment) -> Links:
             attachment.s3_key,
         )
         return Links()
-    is_image = attachment.attachment_type == Attachment.Kind.IMAGE
+    small = thumbnail(attachment, THUMBNAIL_SIZE) if attachment.has_picture else None
+    if not attachment.is_file:
+        return Links(thumbnail=small)
     return Links(
         download=content_url(attachment, "attachment"),
         view=content_url(attachment, "inline"),
-        thumbnail=thumbnail(attachment, THUMBNAIL_SIZE) if is_image else None,
+        thumbnail=small,
     )
 
 

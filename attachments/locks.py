@@ -81,6 +81,7 @@ class Hold:
                 )
                 cursor.nextset()
                 condemned = cursor.fetchone()
+            connection.close_at = None
             self._digest, self._session = digest, connection.connection
             if condemned:
                 self.release()
@@ -143,7 +144,9 @@ class Exclusion:
         self._doubtful = frozenset(doubtful)
         self._in_flight: set[Digest] = set()
 
-    def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+    def remove_many(
+        self, keys: Iterable[str], *, versions: bool = False
+    ) -> Iterator[tuple[str, StoreError | None]]:
         """Delete blobs in batches, yielding each key's own outcome, as a store does.
 
         Not again within one exclusion: what is condemned is so for one request's time.
@@ -153,7 +156,9 @@ class Exclusion:
             raise ValueError("only what the lock was obtained for is deleted, and once")
         self.removable -= digests
         self._in_flight |= digests
-        for key, error in self._store.remove_many([digest.key for digest in sorted(digests)]):
+        requested = [digest.key for digest in sorted(digests)]
+        options = {"versions": True} if versions else {}
+        for key, error in self._store.remove_many(requested, **options):
             # A request that was not answered may be carried out later.
             if not isinstance(error, Unreachable):
                 self._in_flight.remove(Digest.from_key(key))
@@ -202,9 +207,12 @@ def _exclusive(digests: Collection[Digest]) -> Iterator[tuple[Collection[Digest]
 
 
 def keep_session() -> None:
-    """Have the server not end this session, and its locks with it, for being idle."""
+    """Have nobody end this session, and its locks with it: neither the server, for being idle,
+    nor Django, for being older than CONN_MAX_AGE.
+    """
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {_KEEP}")
+    connection.close_at = None
 
 
 def _try_exclusive(digests: Collection[Digest]) -> set[Digest]:

@@ -21,9 +21,9 @@ DIGEST_SHOWN = 12
 
 def preview(attachment: Attachment) -> SafeString:
     """A thumbnail that leads to the picture; a label for what has none."""
-    if not attachment.is_file:
-        return _badge(attachment)
     found = links(attachment)
+    if not attachment.is_file:
+        return _link_picture(found.thumbnail, attachment) if found.thumbnail else _badge(attachment)
     if found.view is None:
         return format_html('<span class="attachment-badge attachment-damaged">{}</span>', "damaged")
     return format_html(
@@ -37,8 +37,10 @@ def large_preview(attachment: Attachment) -> SafeString:
     """As `preview`, but as large as this installation's thumbnails are allowed to be."""
     found = links(attachment)
     sizes = serving().thumbnail_sizes
-    if found.thumbnail is None or found.view is None or (sizes and LARGE_PREVIEW not in sizes):
+    if found.thumbnail is None or (sizes and LARGE_PREVIEW not in sizes):
         return preview(attachment)
+    if found.view is None:
+        return _link_picture(thumbnail(attachment, LARGE_PREVIEW), attachment, "attachment-large")
     return format_html(
         '<a class="attachment-preview attachment-large" href="{}" target="_blank" '
         'rel="noopener">{}</a>',
@@ -90,10 +92,16 @@ def short_digest(attachment: Attachment) -> SafeString:
     """The digest's first digits, all of them on hover."""
     digest = attachment.digest
     if digest is None:
-        return format_html("{}", "not migrated" if attachment.is_file else "")
+        return format_html("{}", "" if attachment.s3_key is None else "not migrated")
     return format_html(
         '<code class="attachment-digest" title="{}">{}…</code>', digest, digest.hex[:DIGEST_SHOWN]
     )
+
+
+def _link_picture(url: str, attachment: Attachment, style: str = "") -> SafeString:
+    """A link's preview picture; where it leads is told beside it."""
+    shown = picture(url, attachment.title)
+    return format_html('<span class="attachment-preview {}">{}</span>', style, shown)
 
 
 def _badge(attachment: Attachment) -> SafeString:

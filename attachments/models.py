@@ -7,25 +7,43 @@ from typing import Self
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Lower
 from django.utils import timezone
 
-from cas.digest import CAS_PREFIX, Digest, MalformedDigest, is_cas_key
+from attachments.object_keys import KeyKind, ObjectKeyField
+from cas.content_types import FORMATS, UNTYPED
+from cas.digest import CAS_KEY, Digest, MalformedDigest, is_cas_key
 
 LEGACY_PREFIX = "parts/"
 
 
-class AttachmentQuerySet(models.QuerySet["Attachment"]):
-    def in_cas(self) -> Self:
-        """Rows whose key is below `cas/`."""
-        return self.filter(s3_key__startswith=CAS_PREFIX)
+PICTURE_TYPES = UNTYPED.union(
+    *((found.content_type, *found.aliases) for found in FORMATS.values() if found.pillow)
+)
+"""Content types of rows whose bytes are shown as a picture, as far as the row can tell.
 
-    def legacy(self) -> Self:
-        """Rows that have a key and whose key is not below `cas/`: still to be migrated."""
-        return self.filter(s3_key__isnull=False).exclude(s3_key__startswith=CAS_PREFIX)
+A row whose type nobody looked at has one until it is migrated, which looks.
+"""
+
+
+class AttachmentQuerySet(models.QuerySet["Attachment"]):
+    def migrated(self) -> Self:
+        """Rows whose key is exactly `cas/<digest>`; `Attachment.digest` is set for the same."""
+        return self.filter(s3_key__regex=CAS_KEY)
+
+    def unmigrated(self) -> Self:
+        """Rows that have another key, malformed ones included: still to be migrated."""
+        return self.filter(s3_key__isnull=False).exclude(s3_key__regex=CAS_KEY)
 
     def referencing(self, digests: Iterable[Digest]) -> Self:
         """Rows that point at one of these blobs."""
         return self.filter(s3_key__in=[digest.key for digest in digests])
+
+    def pictures(self) -> Self:
+        """Rows that have a picture; what `Attachment.has_picture` says of one."""
+        plain = Q(content_type__isnull=True) | Q(type_name__in=PICTURE_TYPES)
+        rows = self.exclude(attachment_type=Attachment.Kind.PDF).exclude(s3_key__isnull=True)
+        return rows.alias(type_name=Lower("content_type")).filter(plain)
 
 
 class Attachment(models.Model):
@@ -34,6 +52,10 @@ class Attachment(models.Model):
     `s3_key` is the object's key in the store: `cas/<digest>`, or an older installation's
     `parts/{part_id}/attachments/{uuid}.{ext}` until it is migrated. Only
     `attachments.references` writes it. `file_size` is in bytes.
+
+    A link may have an object too, its preview picture; what an older installation did not record
+    of that (size, content type) is known once the row is migrated. A file may have a `url`, from
+    which it was fetched.
     """
 
     class Kind(models.TextChoices):
@@ -44,8 +66,13 @@ class Attachment(models.Model):
     part = models.ForeignKey("parts.Part", on_delete=models.CASCADE, related_name="attachments")
     attachment_type = models.CharField("type", max_length=20, choices=Kind)
     title = models.CharField(max_length=255)
-    s3_key = models.CharField(  # noqa: DJ001
-        max_length=500, null=True, blank=True, db_index=True, editable=False
+    s3_key = ObjectKeyField(
+        max_length=500,
+        null=True,
+        blank=True,
+        db_index=True,
+        editable=False,
+        kind=KeyKind.REFERENCE,
     )
     url = models.URLField(max_length=2000, null=True, blank=True)  # noqa: DJ001
     filename = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
@@ -81,8 +108,8 @@ class Attachment(models.Model):
                 name="attachment_file_row_is_complete",
             ),
             models.CheckConstraint(
-                condition=~Q(attachment_type="url") | Q(s3_key__isnull=True),
-                name="attachment_url_row_has_no_object",
+                condition=Q(s3_key__isnull=True) | ~Q(s3_key=""),
+                name="attachment_key_is_not_empty",
             ),
             models.CheckConstraint(
                 condition=Q(attachment_type__in=["url", "image", "pdf"]),
@@ -92,7 +119,7 @@ class Attachment(models.Model):
                 condition=Q(file_size__isnull=True) | Q(file_size__gte=0),
                 name="attachment_size_not_negative",
             ),
-            # What a cover's composite foreign key refers to (see parts/migrations).
+            # What a cover's composite foreign key refers to (see parts.models.Part).
             models.UniqueConstraint(fields=["id", "part"], name="attachment_id_part_unique"),
         ]
 
@@ -114,8 +141,17 @@ class Attachment(models.Model):
         return self.attachment_type != self.Kind.URL
 
     @property
+    def has_picture(self) -> bool:
+        """Whether there are bytes that are shown as a picture, and that can be a cover."""
+        return (
+            self.attachment_type != self.Kind.PDF
+            and self.s3_key is not None
+            and (self.content_type or "").lower() in PICTURE_TYPES
+        )
+
+    @property
     def digest(self) -> Digest | None:
-        """The blob's digest, or None for a link and for a row that is not migrated yet."""
+        """The blob's digest, or None for a row without one or that is not migrated yet."""
         try:
             return Digest.from_key(self.s3_key or "")
         except MalformedDigest:
@@ -129,14 +165,15 @@ class Attachment(models.Model):
 
 
 class Verification(models.Model):
-    """When a blob's bytes were last compared with its digest.
+    """When a blob's bytes were last compared with its digest, and in which version.
 
-    It only orders and resumes verifications: a row here is no reference, and losing the table
-    loses nothing but the memory of what was verified.
+    `etag` is empty where it was never verified in a version that is known. A row here is no
+    reference, and losing the table loses nothing but the memory of what was verified.
     """
 
     digest = models.CharField(max_length=64, primary_key=True)
     verified_at = models.DateTimeField()
+    etag = models.CharField(max_length=255, blank=True)
 
     class Meta:
         db_table = "blob_verifications"

@@ -13,30 +13,42 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.apps import apps
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Case, F, Model, Q, QuerySet, Value, When
+from django.db.models.functions import Lower
+from django.db.models.lookups import In
 from django.utils import timezone
 from prometheus_client import Counter
 
 from attachments.locks import Exclusion, Hold, excluding, hold_shared
-from attachments.models import Attachment
+from attachments.models import LEGACY_PREFIX, Attachment
+from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
+from attachments.verifications import PROOFS
+from cas.content_types import TOLD_BY_BYTES
 from cas.digest import Digest
+from cas.http import OPAQUE_TYPE
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
 if TYPE_CHECKING:
     from parts.models import Part
 
-REFERENCE_COLUMNS: Final = (("attachments.Attachment", "s3_key"),)
-"""Every column that can hold an object key. What is not listed here is garbage to the collector."""
+IMPORT_LOOKS: Final = 16
+"""Objects that are looked at at a time while imported rows are attached under the locks."""
 
-ADOPTION_LOOKS: Final = 16
-"""Objects that are looked at at a time while rows are adopted and their digests are held."""
+_TYPE_UNLESS_DISPROVED: Final = Case(
+    # Bytes of these types tell what they are; those of others may be what the row says.
+    When(
+        Q(content_type__isnull=True) | Q(In(Lower("content_type"), sorted(TOLD_BY_BYTES))),
+        then=Value(OPAQUE_TYPE),
+    ),
+    default=F("content_type"),
+)
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -44,6 +56,36 @@ DEDUPLICATED_UPLOADS = Counter(
 DEDUPLICATED_BYTES = Counter(
     "cas_deduplicated_bytes_total", "Bytes that uploads did not have to store again."
 )
+
+
+class KeyColumn(NamedTuple):
+    """A column that can name an object; see `ObjectKeyField`."""
+
+    model: type[Model]
+    field: ObjectKeyField
+
+    @property
+    def name(self) -> str:
+        return self.field.attname
+
+    def rows(self) -> QuerySet[Any]:
+        """The rows that name an object: without those of holds that were released."""
+        # Not the default manager, which may leave rows out.
+        rows = self.model._base_manager.filter(**{f"{self.name}__isnull": False})
+        return rows if self.field.active is None else rows.filter(self.field.active)
+
+
+def key_columns(*kinds: KeyKind) -> list[KeyColumn]:
+    """Every column of these kinds, or of any, that can name an object, found from the models.
+
+    What none of them names is garbage to the collector.
+    """
+    return [
+        KeyColumn(model, field)
+        for model in apps.get_models(include_auto_created=True)
+        for field in model._meta.concrete_fields
+        if isinstance(field, ObjectKeyField) and (not kinds or field.kind in kinds)
+    ]
 
 
 class SourceGone(LookupError):
@@ -69,7 +111,7 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
             file_size=upload.staged.size,
         )
         hold_shared([digest])
-        outcome = attachment_store().create(upload.staged)
+        outcome = attachment_store().create(upload.staged, PROOFS)
     if outcome is Outcome.PRESENT:
         DEDUPLICATED_UPLOADS.inc()
         DEDUPLICATED_BYTES.inc(upload.staged.size)
@@ -111,9 +153,18 @@ def copy(source_id: int, target: Part) -> Attachment:
         )
 
 
-def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+def repoint(
+    attachment_id: int,
+    old_key: str,
+    digest: Digest,
+    size: int,
+    hold: Hold,
+    content_type: str | None = None,
+) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
+    `content_type` is what the blob's bytes are, OPAQUE_TYPE if they do not tell, None if nobody
+    looked. When the row was last updated by a person stays as it is.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
@@ -122,7 +173,7 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
     if hold.stands_for(digest):
         # A statement of its own is a transaction; if the connection, and with it the lock, went
         # this moment, the statement fails with it.
-        return _point(rows, digest, size)
+        return _point(rows, digest, size, content_type)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
@@ -130,18 +181,60 @@ def repoint(attachment_id: int, old_key: str, digest: Digest, size: int, hold: H
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        return _point(rows, digest, size)
+        return _point(rows, digest, size, content_type)
 
 
-def _point(rows: QuerySet[Attachment], digest: Digest, size: int) -> bool:
-    return rows.update(s3_key=digest.key, file_size=size, updated_at=timezone.now()) == 1
+def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
+    """Correct a row's size in bytes. False if the row has come to be another; nothing changed."""
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=key, file_size=old_size)
+    return rows.update(file_size=size, updated_at=timezone.now()) == 1
 
 
-def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
+def point_at_legacy(attachment_id: int, old_key: str, key: str, size: int) -> bool:
+    """Have a row name another object of the older layout, which is there in this size.
+
+    Whoever does so must keep a cleanup away (`LEGACY_LAYOUT`). False as of `repoint`.
+    """
+    if not key.startswith(LEGACY_PREFIX):
+        raise ValueError("only keys of the older layout are pointed at without a digest")
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    return rows.update(s3_key=key, file_size=size, updated_at=timezone.now()) == 1
+
+
+def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
+    """Store the upload's blob and have a row point at it in place of its old key, or neither.
+
+    In the order of `attach`, and for its reasons. False as of `repoint`. Raises StoreError.
+    """
+    digest = upload.staged.digest
+    with transaction.atomic():
+        row = Attachment.objects.select_for_update().filter(pk=attachment_id, s3_key=old_key)
+        changed = row.update(
+            s3_key=digest.key,
+            file_size=upload.staged.size,
+            content_type=upload.content_type,
+            updated_at=timezone.now(),
+        )
+        if not changed:
+            return False
+        hold_shared([digest])
+        attachment_store().create(upload.staged)
+    return True
+
+
+def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
+    known: dict[str, Any] = {}
+    if content_type is not None:
+        opaque = content_type == OPAQUE_TYPE
+        known["content_type"] = _TYPE_UNLESS_DISPROVED if opaque else content_type
+    return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+
+
+def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:
     """Save rows that come with their keys, times and, where set, ids. No signal is sent.
 
     A row on a blob is saved only if the blob is stored in the row's size. Returns the others, by
-    their position in `rows`, and what is wrong with each. Whoever adopts rows on older keys must
+    their position in `rows`, and what is wrong with each. Whoever brings rows on older keys must
     keep a cleanup away (`LEGACY_LAYOUT`). Raises StoreError if the store cannot tell, and the
     database's errors; then nothing is saved.
     """
@@ -149,7 +242,7 @@ def adopt(rows: Sequence[Attachment]) -> dict[int, StoreError]:
         digests = sorted({row.digest for row in rows if row.digest is not None})
         hold_shared(digests)
         # As in repoint: only under the lock does what the store says hold until the commit.
-        with ThreadPoolExecutor(ADOPTION_LOOKS) as looks:
+        with ThreadPoolExecutor(IMPORT_LOOKS) as looks:
             sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
             found = dict(zip(digests, sizes, strict=True))
         refused: dict[int, StoreError] = {}
@@ -178,7 +271,7 @@ def _misfit(row: Attachment, found: int | Absent) -> StoreError | None:
 
 @contextmanager
 def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclusion]:
-    """Of these digests, those that no row references and none can come to while the block runs."""
+    """Of these digests, those that no row references or holds, nor can while the block runs."""
     with excluding(store, digests) as exclusion:
         # This look must come after the lock: an upload that committed before we got it is seen
         # here, one that comes later waits for us and then finds the blob gone and stores it.
@@ -186,12 +279,41 @@ def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclus
         yield exclusion
 
 
-def referenced(digests: set[Digest]) -> set[Digest]:
-    """Those of the digests that any registered column references."""
+def referenced(digests: Collection[Digest], *kinds: KeyKind) -> set[Digest]:
+    """Those of the digests that a row names, in a column of these kinds or of any."""
     keys = {digest.key: digest for digest in digests}
-    found: set[Digest] = set()
-    for label, column in REFERENCE_COLUMNS:
-        rows: Any = apps.get_model(label)._default_manager
-        named = rows.filter(**{f"{column}__in": list(keys)}).values_list(column, flat=True)
-        found.update(keys[key] for key in named.distinct())
-    return found
+    return {keys[key] for key in named(keys, *kinds)}
+
+
+def named(keys: Collection[str], *kinds: KeyKind) -> set[str]:
+    """Those of the keys that a row names, in a column of these kinds or of any."""
+    return {
+        key
+        for column in key_columns(*kinds)
+        for key in _keys(column.rows().filter(**{f"{column.name}__in": list(keys)}), column)
+    }
+
+
+def sources_recorded() -> bool:
+    """Whether any row of an older installation was ever recorded."""
+    return any(column.model._base_manager.exists() for column in _releasable())
+
+
+def ever_named(keys: Collection[str]) -> set[str]:
+    """Those of the keys that a recorded row of an older installation named, released or not."""
+    return {
+        key
+        for column in _releasable()
+        for key in _keys(
+            column.model._base_manager.filter(**{f"{column.name}__in": list(keys)}), column
+        )
+    }
+
+
+def _releasable() -> list[KeyColumn]:
+    """The columns of source rows: holds whose row stays, as a record, when it is released."""
+    return [column for column in key_columns(KeyKind.HOLD) if column.field.active is not None]
+
+
+def _keys(rows: QuerySet[Any], column: KeyColumn) -> QuerySet[Any]:
+    return rows.order_by().values_list(column.name, flat=True).distinct()

@@ -30,6 +30,9 @@ LARGEST_THUMBNAIL: Final = 1024
 THUMBNAIL_SIZE: Final = 150
 """Pixels of the thumbnails that computed URLs name unless another size is wanted."""
 
+MINIMUM_DISTINCT: Final = 8
+"""Different characters of a signing key; a random one has far more."""
+
 HOW_TO_MAKE_A_KEY: Final = "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
 
 
@@ -119,6 +122,15 @@ def _is_origin(text: str) -> bool:
     return _is_url(text) and not urlsplit(text).path and "@" not in text
 
 
+def _is_guessable(key: str) -> bool:
+    """Whether a signing key is short or uniform, or a placeholder."""
+    return bool(
+        len(key) < 32
+        or len(set(key)) < MINIMUM_DISTINCT
+        or re.match(r"(django-)?insecure|change-?me", key, re.IGNORECASE)
+    )
+
+
 TEXT: Final = Kind("any text")
 BOOLEAN: Final = Kind("true or false", _boolean)
 DIRECTORY: Final = Kind("the path of a directory that this user may write to", Path)
@@ -131,8 +143,8 @@ _ORIGINS_OR_ANY: Final = list_of(
     "origins such as https://parts.example.org, without a path, or * for any",
 )
 _KEYS: Final = list_of(
-    Kind("", allows=lambda key: len(key) >= 32, refused="has a weak key"),
-    "keys of at least 32 characters",
+    Kind("", allows=lambda key: not _is_guessable(key), refused="has a key that is easily guessed"),
+    "keys of at least 32 random characters",
 )
 _PATH: Final = Kind(
     "an absolute path without a slash at its end, the prefix that nginx's configuration has",

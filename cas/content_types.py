@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 HEAD: Final = 512
-"""How many leading bytes `sniff` needs."""
+"""How many leading bytes `sniff` and `identify` need."""
+
+PDF: Final = "application/pdf"
+SVG: Final = "image/svg+xml"
+"""Identified in files that are there already, but not accepted."""
+
+UNTYPED: Final = frozenset({"", "binary/octet-stream"})
+"""Declared types of files whose type nobody determined; the second is S3's own default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,8 @@ class Format:
     extensions: tuple[str, ...]
     """File name extensions that fit; the first is the usual one."""
     starts: Callable[[bytes], bool]
+    aliases: tuple[str, ...] = ()
+    """Other names that programs have for the content type."""
     inline: bool = True
     pillow: str = ""
     vips_class: str = ""
@@ -50,9 +59,11 @@ def _is_avif(head: bytes) -> bool:
 
 _TABLE: Final = (
     Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"),
-           lambda head: head.startswith(b"\xff\xd8\xff"), pillow="JPEG"),
+           lambda head: head.startswith(b"\xff\xd8\xff"),
+           aliases=("image/jpg", "image/pjpeg"), pillow="JPEG"),
     Format("PNG", "image/png", (".png",),
-           lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), pillow="PNG",
+           lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
+           aliases=("image/x-png",), pillow="PNG",
            vips_class="VipsForeignLoadPng", vips_loader="pngload_source"),
     Format("WebP", "image/webp", (".webp",),
            lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", pillow="WEBP",
@@ -64,10 +75,15 @@ _TABLE: Final = (
            vips_class="VipsForeignLoadHeif", vips_loader="heifload_source", weight=3),
     # A PDF must begin at its first byte (ISO 32000 7.5.2). Readers tolerate a kilobyte before it,
     # which is exactly the room that a file needs to be HTML as well.
-    Format("PDF", "application/pdf", (".pdf",), lambda head: head.startswith(b"%PDF-")),
+    Format("PDF", PDF, (".pdf",), lambda head: head.startswith(b"%PDF-"),
+           aliases=("application/x-pdf",)),
 )  # fmt: skip
 
 FORMATS: Final = {found.content_type: found for found in _TABLE}
+ALIASES: Final = {alias: found.content_type for found in _TABLE for alias in found.aliases}
+TOLD_BY_BYTES: Final = frozenset({*FORMATS, *ALIASES, *UNTYPED, SVG})
+"""Declared types that the first bytes confirm or disprove; other ones may be true anyway."""
+
 _IMAGES: Final = [found.name for found in _TABLE if found.pillow]
 _OTHERS: Final = [f" and {found.name}s" for found in _TABLE if not found.pillow]
 ACCEPTED: Final = f"{', '.join(_IMAGES[:-1])} and {_IMAGES[-1]} images{''.join(_OTHERS)}"
@@ -79,3 +95,23 @@ INLINE_TYPES: Final = frozenset(found.content_type for found in _TABLE if found.
 def sniff(head: bytes) -> Format | None:
     """The format of a file that starts with `head`, or None if it is not an accepted one."""
     return next((found for found in _TABLE if found.starts(head)), None)
+
+
+def identify(head: bytes) -> str | None:
+    """The content type of a file that is there already, which may be SVG too, or None."""
+    found = sniff(head)
+    return found.content_type if found else SVG if _is_svg(head) else None
+
+
+def canonical(declared: str) -> str:
+    """A declared media type under its usual name, without parameters."""
+    essence = declared.partition(";")[0].strip().lower()
+    return ALIASES.get(essence, essence)
+
+
+def _is_svg(head: bytes) -> bool:
+    """Text that begins with an `svg` element, after what XML allows before it."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return text.startswith(b"<svg") or (
+        text.startswith((b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in text
+    )

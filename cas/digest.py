@@ -61,6 +61,10 @@ class Digest:
         return cls(hashlib.sha256(data).hexdigest())
 
 
+CAS_KEY: Final = r"\Acas/[0-9a-f]{64}\Z"
+"""What `is_cas_key` takes, in the syntax that Python and PostgreSQL share."""
+
+
 def is_cas_key(key: str) -> bool:
     """Whether `key` is exactly a CAS key (the prefix alone is not enough)."""
     return key.startswith(CAS_PREFIX) and bool(_HEX.fullmatch(key.removeprefix(CAS_PREFIX)))

@@ -19,6 +19,7 @@ from django.urls import reverse
 from django.utils.crypto import constant_time_compare
 
 from cas.conf import LARGEST_THUMBNAIL, THUMBNAIL_SIZE, serving
+from cas.content_types import canonical
 from cas.digest import Digest
 from cas.http import OPAQUE_TYPE
 
@@ -105,11 +106,11 @@ def _size(text: str) -> int:
 def blob_query(content_type: str, disposition: str, filename: str) -> BlobQuery:
     """The query for a file as its row describes it.
 
-    What is not a media type (in an older row) becomes application/octet-stream; parameters of one
-    are dropped.
+    What is not a media type (in an older row) becomes application/octet-stream; an alias becomes
+    the usual name; parameters are dropped.
     """
-    essence = content_type.partition(";")[0].strip().lower()
-    known = essence if _MEDIA_TYPE.fullmatch(essence) else OPAQUE_TYPE
+    usual = canonical(content_type)
+    known = usual if _MEDIA_TYPE.fullmatch(usual) else OPAQUE_TYPE
     return BlobQuery(known, disposition, filename)
 
 

@@ -13,22 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import (
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-)
+from django.db import DatabaseError, DataError, IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from attachments.maintenance.database import CONNECTION_ERRORS, is_missing_table
 from cas.conf import serving
 from cas.responses import error_response
-from cas.storage.base import StoreError, StoreFull, Unreachable
+from cas.storage.base import Denied, StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +31,7 @@ logger = logging.getLogger(__name__)
 _RESPONSES: tuple[tuple[Any, int, str, str], ...] = (
     (Unreachable, 503, "store_unreachable", "The store does not answer. Try again."),
     (StoreFull, 507, "store_full", "There is no room for the file."),
+    (Denied, 503, "store_denied", "The store takes nothing at present; the log says why."),
     (StoreError, 500, "store_error", "The store failed; nothing was changed."),
     (Http404, 404, "not_found", "Not found."),
     (PermissionDenied, 403, "permission_denied", "Permission denied."),
@@ -44,9 +40,7 @@ _RESPONSES: tuple[tuple[Any, int, str, str], ...] = (
     ((SuspiciousOperation, DataError, UnicodeError, RecursionError),
      400, "bad_request", "The request cannot be understood."),
     (IntegrityError, 409, "conflict", "Something changed meanwhile. Look again, then retry."),
-    # PostgreSQL ends a session that idles in a transaction with an InternalError.
-    ((OperationalError, InterfaceError, InternalError),
-     503, "database_unavailable", "The database does not answer. Try again."),
+    (CONNECTION_ERRORS, 503, "database_unavailable", "The database does not answer. Try again."),
 )  # fmt: skip
 """Exceptions and their responses; the first line that fits counts."""
 
@@ -66,19 +60,28 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if header := getattr(error, "auth_header", None):
             response["WWW-Authenticate"] = header
         return response
+    if isinstance(error, DatabaseError) and is_missing_table(error):
+        return _failure(error, 503, "database_not_migrated",
+            "The database lacks tables of this version. Its operator must run manage.py migrate."
+        )  # fmt: skip
     for kind, status, code, message in _RESPONSES:
         if isinstance(error, kind):
             if isinstance(error, Http404 | PermissionDenied):
                 return _response(status, code, str(error) or message)
-            log = logger.error if status >= 500 else logger.warning
-            # The text of a bad request's error repeats parts of the request.
-            said = type(error).__name__ if status == 400 else f"{type(error).__name__}: {error}"
-            log("%s: %s %s", code, said, getattr(error, "key", ""))
-            response = _response(status, code, message)
-            if status == 503:
-                response["Retry-After"] = str(serving().retry_after)
-            return response
+            return _failure(error, status, code, message)
     return None
+
+
+def _failure(error: Exception, status: int, code: str, message: str) -> Response:
+    """The response to an error that is logged."""
+    log = logger.error if status >= 500 else logger.warning
+    # The text of a bad request's error repeats parts of the request.
+    said = type(error).__name__ if status == 400 else f"{type(error).__name__}: {error}"
+    log("%s: %s %s (%s)", code, said, getattr(error, "key", ""), message)
+    response = _response(status, code, message)
+    if status == 503:
+        response["Retry-After"] = str(serving().retry_after)
+    return response
 
 
 def _response(status: int, code: str, message: str, details: Any = None) -> Response:

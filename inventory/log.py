@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from attachments.maintenance.passwords import without_passwords
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 _BREAKS = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)}
@@ -12,14 +14,14 @@ _BREAKS |= {10: "\\n", 13: "\\r", 9: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"
 
 
 class OneLine(logging.Formatter):
-    """Escapes control characters.
+    """Escapes control characters, and leaves out passwords of databases.
 
     A file name with a line break in it must not be able to forge an entry, and a traceback must
     not be torn apart by whatever collects the log.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).translate(_BREAKS)
+        return without_passwords(super().format(record)).translate(_BREAKS)
 
 
 def logging_settings(level: str) -> dict[str, Any]:

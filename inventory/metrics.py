@@ -7,18 +7,24 @@ late.
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
 import re
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+KEPT: Final = 0
+"""In place of a process's number: counts of those that have ended. No process of ours has it."""
+
+ADDED_UP: Final = frozenset({"counter", "histogram", "summary"})
 
 FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 """Headers of a proxy, whose address says nothing about the client's."""
@@ -52,10 +58,40 @@ def remove_ended(directory: Path) -> None:
 
     Those of a command that is running meanwhile stay.
     """
-    for file in directory.glob("*.db"):
-        owner = re.search(r"_(\d+)\.db\Z", file.name)
-        if owner and not _is_alive(int(owner[1])):
+    for file, process in _files(directory):
+        if process == KEPT or not _is_alive(process):
             file.unlink(missing_ok=True)
+
+
+def add_up_ended(directory: Path) -> None:
+    """Add the counts of processes that have ended to one file of each kind.
+
+    For commands, of which each leaves files that nobody would remove before the server starts
+    anew. The sums stay what they were; a gauge of a process goes with the process.
+    """
+    from prometheus_client import mmap_dict
+
+    # The library has no types for it.
+    counts: Any = mmap_dict.MmapedDict
+
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for file, process in _files(directory):
+            if process == KEPT or _is_alive(process):
+                continue
+            kind = file.name.partition("_")[0]
+            if kind in ADDED_UP:
+                kept = counts(str(directory / f"{kind}_{KEPT}.db"))
+                for key, value, timestamp, _ in counts.read_all_values_from_file(str(file)):
+                    kept.write_value(key, kept.read_value(key)[0] + value, timestamp)
+                kept.close()
+            file.unlink(missing_ok=True)
+
+
+def _files(directory: Path) -> list[tuple[Path, int]]:
+    """The files of counts, and whose they are."""
+    found = ((file, re.search(r"_(\d+)\.db\Z", file.name)) for file in directory.glob("*.db"))
+    return [(file, int(owner[1])) for file, owner in found if owner]
 
 
 def _is_alive(process: int) -> bool:

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import logging
 import os
 import signal
 import socket
 import sys
 
+import django
+from django.core.exceptions import ImproperlyConfigured
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
+from cas.storage import attachment_store
+from cas.storage.base import StoreError
+from cas.storage.staging import remove_unused_staging
 from inventory import metrics
+from inventory.checks import refuse_faulty_settings
 from inventory.environment import EnvironmentFault
+
+logger = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10
 """For a client to send its request's headers in."""
@@ -70,6 +79,12 @@ def serve() -> None:
     check_address(address, port, open_api=settings.INVENTORY_ALLOW_OPEN_API)
     counts = metrics.share(settings.DATA_DIR, os.environ)
     metrics.remove_ended(counts)
+    django.setup()
+    try:
+        refuse_faulty_settings()
+    except ImproperlyConfigured as error:
+        raise CannotServe(str(error)) from error
+    remove_abandoned_uploads()
     server = Server(
         "inventory.serve:worker_application",
         factory=True,
@@ -97,6 +112,16 @@ def serve() -> None:
         print(f"Inventory is served at {address_shown(address, port)}", flush=True)
 
     server.serve()
+
+
+def remove_abandoned_uploads() -> None:
+    """Remove what uploads left in the staging directory when an earlier server was killed."""
+    try:
+        for left in remove_unused_staging(attachment_store().staging_dir):
+            logger.info("removed %s", left)
+    except (StoreError, OSError) as error:
+        # Serving can do without; a later collection removes them.
+        logger.warning("the staging directory was not tidied: %s", error)
 
 
 def worker_application() -> object:

@@ -6,6 +6,7 @@ EnvironmentFault, which names each variable that is missing or wrong.
 
 import ipaddress
 import os
+import ssl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ HOSTS = list_of(
     "host names that clients use, without *",
 )
 NETWORKS = list_of(Kind("", ipaddress.ip_network), "addresses or networks such as 10.1.2.0/24")
+CERTIFICATES = Kind("the path of a PEM file with the certificates of the authorities to trust")
 SECRET = Kind(
     f"at least {MINIMUM_KEY_LENGTH} random characters, as {HOW_TO_MAKE_A_KEY} makes them",
     allows=lambda key: not is_weak(key),
@@ -119,6 +121,9 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("CAS_S3_REGION", TEXT, "", "the region", "boto3's"),
         Setting("CAS_S3_ACCESS_KEY_ID", TEXT, "", "both credentials or neither", "boto3's"),
         Setting("CAS_S3_SECRET_ACCESS_KEY", TEXT, "", "both credentials or neither", "boto3's"),
+        Setting("CAS_S3_CA_BUNDLE", CERTIFICATES, "",
+            "the authorities that may sign the certificate of an `https` endpoint, for one of your "
+            "own; nginx has a variable of the same name", "the system's and boto3's"),
         Setting("CAS_S3_ADDRESSING_STYLE", choice("auto", "path", "virtual"), "auto",
             "`path` for services whose buckets have no host names of their own"),
         Setting("CAS_STAGING_DIR", DIRECTORY, Path("staging"),
@@ -243,6 +248,7 @@ _S3_OPTIONS = {
     "CAS_S3_REGION": "region_name",
     "CAS_S3_ACCESS_KEY_ID": "access_key",
     "CAS_S3_SECRET_ACCESS_KEY": "secret_key",
+    "CAS_S3_CA_BUNDLE": "verify",
     "CAS_S3_ADDRESSING_STYLE": "addressing_style",
 }
 _s3 = {option: value for name, option in _S3_OPTIONS.items() if (value := _read(name))}
@@ -257,6 +263,15 @@ if "CAS_S3_BUCKET" not in _environment:
             f"is missing, but {_others[0]} is set. Write the bucket's name, or remove the other "
             "CAS_S3_ variables to keep blobs on disk.",
         )
+if _bundle := _s3.get("verify"):
+    try:
+        ssl.create_default_context(cafile=_bundle)
+    except OSError as _error:
+        # An SSLError is one as well.
+        _no_pem = isinstance(_error, ssl.SSLError)
+        _why = "has no certificate in PEM" if _no_pem else f"cannot be read ({_error.strerror})"
+        _problem = f"is {_bundle!r}, which {_why}. Write {CERTIFICATES.expected}."
+        _environment.fault("CAS_S3_CA_BUNDLE", _problem)
 # Both credentials or neither: boto3 looks for them where it usually does.
 for _name, _other in (
     ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"),

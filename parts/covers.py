@@ -17,21 +17,19 @@ from parts.models import Part
 
 
 class NotACover(ValueError):
-    """The attachment is not an image of this part."""
+    """The attachment is no picture of this part."""
 
 
 def set_cover(part: Part, attachment: Attachment | None) -> None:
     """Make `attachment` the cover of `part`, or remove the cover. Raises NotACover."""
-    if attachment is not None and (
-        attachment.part_id != part.pk or attachment.attachment_type != Attachment.Kind.IMAGE
-    ):
-        raise NotACover("the cover must be an image attached to this part")
+    if attachment is not None and not (attachment.part_id == part.pk and attachment.has_picture):
+        raise NotACover("the cover must be an image, or a link with one, attached to this part")
     part.cover_attachment = attachment
     part.save(update_fields=["cover_attachment", "updated_at"])
 
 
 def _first_image_becomes_cover(instance: Attachment, created: bool, raw: bool, **_: Any) -> None:
-    if created and not raw and instance.attachment_type == Attachment.Kind.IMAGE:
+    if created and not raw and instance.is_file and instance.has_picture:
         # Compare-and-set: of two first images that arrive at once, one wins and neither is lost.
         Part.objects.filter(pk=instance.part_id, cover_attachment=None).update(
             cover_attachment=instance.pk
@@ -51,9 +49,8 @@ def _next_image_becomes_cover(instance: Attachment, origin: Any, **_: Any) -> No
         part = Part.objects.select_for_update().filter(pk=instance.part_id).first()
         if part is None or part.cover_attachment_id is not None:
             return
-        images = Attachment.objects.filter(
-            part_id=part.pk, attachment_type=Attachment.Kind.IMAGE
-        ).exclude(pk=instance.pk)
+        pictures = Attachment.objects.pictures().filter(part_id=part.pk)
+        images = pictures.filter(attachment_type=Attachment.Kind.IMAGE).exclude(pk=instance.pk)
         oldest = images.order_by("created_at", "pk").first()
         if oldest is not None:
             Part.objects.filter(pk=part.pk).update(cover_attachment=oldest.pk)

@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 from rest_framework import serializers
 
-from parts.models import Part
+from parts.models import TAG_LENGTH, Part
 from parts.search import matching
 
 ORDERINGS = ("key", "description", "manufacturer", "manufacturer_code", "created_at", "updated_at")
@@ -23,7 +23,7 @@ class PartQuery(serializers.Serializer[Any]):
     search = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
     type = serializers.CharField(required=False, max_length=100)
     tag = serializers.ListField(
-        child=serializers.CharField(max_length=100), required=False, max_length=20
+        child=serializers.CharField(max_length=TAG_LENGTH), required=False, max_length=20
     )
     has_cover = serializers.BooleanField(required=False, allow_null=True, default=None)
     ordering = serializers.ChoiceField(

@@ -14,6 +14,7 @@ from attachments.forms import WebAddressField
 from attachments.links import links
 from attachments.markup import picture
 from attachments.models import Attachment
+from parts.addresses import is_same
 from parts.models import Part, Tag
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ LARGEST_PIN_COUNT = 2_147_483_647
 
 
 class CoverField(AttachmentChoice):
-    """One of a part's images, each shown by its thumbnail, or none."""
+    """One of a part's pictures, each shown by its thumbnail, or none."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -50,11 +51,27 @@ class CoverField(AttachmentChoice):
         return format_html('{} <span class="cover-title">{}</span>', shown, obj.title)
 
 
+class PageAddressField(WebAddressField):
+    """A web address, or the text that is `stored` already; see `parts.addresses`."""
+
+    stored = ""
+
+    def __init__(self) -> None:
+        super().__init__(required=False)
+        # A browser would not send a form with text in an input for addresses.
+        self.widget.input_type = "text"
+
+    def clean(self, value: Any) -> Any:
+        if self.stored and is_same(value or "", self.stored):
+            return self.stored
+        return super().clean(value)
+
+
 class PartForm(ModelForm):
     """A part. `cover` is set once its attachments are saved, see `PartAdmin.save_related`."""
 
-    product_page = WebAddressField(required=False)
-    seller_link = WebAddressField(required=False)
+    product_page = PageAddressField()
+    seller_link = PageAddressField()
     pin_count = forms.IntegerField(
         required=False,
         min_value=1,
@@ -69,6 +86,9 @@ class PartForm(ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name, field in self.fields.items():
+            if isinstance(field, PageAddressField):
+                field.stored = getattr(self.instance, name)
         cover = self.fields.get("cover")
         if isinstance(cover, CoverField):
             cover.queryset = images_of(self.instance)
@@ -89,5 +109,5 @@ class MergeForm(forms.Form):
 
 def images_of(part: Part) -> QuerySet[Attachment]:
     """What can be a part's cover. With their part: an older row's URL has its key in it."""
-    rows = Attachment.objects.filter(part=part.pk, attachment_type=Attachment.Kind.IMAGE)
+    rows = Attachment.objects.pictures().filter(part=part.pk)
     return rows.select_related("part").order_by("created_at", "pk")

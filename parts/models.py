@@ -12,8 +12,12 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.db.models.functions import Length
 
+from attachments.object_keys import KeyKind, ObjectKeyField
+from parts.constraints import CompositeForeignKey
+
 KEY_LENGTH = 4
 KEY_ATTEMPTS = 50
+TAG_LENGTH = 500
 key_validator = RegexValidator(r"\A[A-Z]{4}\Z", "A key is four uppercase letters.")
 
 models.CharField.register_lookup(Length)
@@ -45,7 +49,7 @@ class Type(models.Model):
 class Tag(models.Model):
     """A label. Rows of their own, so that a tag can be renamed or merged for all its parts."""
 
-    name = models.CharField(max_length=100, unique=True)
+    name = models.CharField(max_length=TAG_LENGTH, unique=True)
 
     class Meta:
         db_table = "tags"
@@ -59,6 +63,8 @@ class Part(models.Model):
     """An electronics part. `key` is generated once and is how people and URLs name it.
 
     `pin_pitch` and `dimensions` are free text as printed in datasheets, as are the voltages.
+    `product_page` and `seller_link` are free text as well, because older installations have that
+    in them; what is written here must be the address of a page (`parts.addresses`).
     """
 
     class Mounting(models.TextChoices):
@@ -71,23 +77,23 @@ class Part(models.Model):
     key = models.CharField(
         max_length=KEY_LENGTH, unique=True, editable=False, validators=[key_validator]
     )
-    description = models.CharField(max_length=500)
+    description = models.TextField()
     manufacturer = models.CharField(max_length=255, blank=True)
     manufacturer_code = models.CharField(max_length=255, blank=True)
     type = models.ForeignKey(
         Type, on_delete=models.PROTECT, null=True, blank=True, related_name="parts"
     )
     tags = models.ManyToManyField(Tag, blank=True, related_name="parts", db_table="part_tags")
-    product_page = models.URLField(max_length=2000, blank=True)
+    product_page = models.TextField(blank=True)
     seller = models.CharField(max_length=255, blank=True)
-    seller_link = models.URLField(max_length=2000, blank=True)
+    seller_link = models.TextField(blank=True)
     package = models.CharField(max_length=100, blank=True)
     pin_count = models.PositiveIntegerField(null=True, blank=True)
-    pin_pitch = models.CharField(max_length=50, blank=True)
-    voltage_rating = models.CharField(max_length=50, blank=True)
-    input_voltage = models.CharField(max_length=50, blank=True)
-    output_voltage = models.CharField(max_length=50, blank=True)
-    mounting_type = models.CharField(max_length=50, blank=True)
+    pin_pitch = models.CharField(max_length=100, blank=True)
+    voltage_rating = models.CharField(max_length=100, blank=True)
+    input_voltage = models.CharField(max_length=100, blank=True)
+    output_voltage = models.CharField(max_length=100, blank=True)
+    mounting_type = models.CharField(max_length=100, blank=True)
     series = models.CharField(max_length=100, blank=True)
     dimensions = models.CharField(max_length=100, blank=True)
     cover_attachment = models.ForeignKey(
@@ -112,6 +118,13 @@ class Part(models.Model):
             models.CheckConstraint(condition=~Q(description=""), name="part_has_description"),
             models.CheckConstraint(
                 condition=Q(key__length=KEY_LENGTH), name="part_key_has_four_letters"
+            ),
+            CompositeForeignKey(
+                name="part_cover_is_own",
+                columns=("cover_attachment_id", "id"),
+                to_table="part_attachments",
+                to_columns=("id", "part_id"),
+                violation_error_message="The cover is not an attachment of this part.",
             ),
         ]
 
@@ -153,3 +166,92 @@ class Part(models.Model):
             else:
                 return
         raise KeysExhausted(f"no free key in {KEY_ATTEMPTS} attempts")
+
+
+class SourceRow(models.Model):
+    """A row of an older installation that was read, and what became of it.
+
+    It is the map from ids there to ids here, and it holds the object that the row named: deleting
+    that is out of the question until `released_at` is set. `source_id` is the row's id there as
+    text, `name` what people know it by (a part's key, an attachment's title). `our_id` is that of
+    the row it became (a part for `parts`, an attachment for the tables of attachments), which may
+    have been deleted since. `object_size` is in bytes, as recorded there.
+
+    - UNTRIED: read, and no attempt was made to import it. Holds.
+    - REFUSED: not imported, for the reason given. Holds until it is imported after all (it is
+      ACCEPTED then) or released as resolved or forgotten.
+    - ACCEPTED: it is here. Holds its old object until the source is retired.
+
+    Whoever adds a row, or makes one hold again, keeps cleanups away until it is committed
+    (`LEGACY_LAYOUT`, shared) and, for a key below `cas/`, has the digest's lock (`hold_shared`).
+    A key longer than the column is one that no store has an object for; record none.
+    """
+
+    class State(models.TextChoices):
+        UNTRIED = "untried", "not tried"
+        ACCEPTED = "accepted", "imported"
+        REFUSED = "refused", "refused"
+
+    class Release(models.TextChoices):
+        RETIRED = "retired", "the source was retired"
+        RESOLVED = "resolved", "imported after all"
+        FORGOTTEN = "forgotten", "forgotten by name"
+
+    source = models.CharField(max_length=200)
+    source_table = models.CharField(max_length=100)
+    source_id = models.CharField(max_length=255)
+    name = models.CharField(max_length=255, blank=True, default="")
+    our_id = models.BigIntegerField(null=True, blank=True)
+    object_key = ObjectKeyField(
+        max_length=1024,
+        null=True,
+        blank=True,
+        kind=KeyKind.HOLD,
+        active=Q(released_at__isnull=True),
+        reasons=("source", "state", "reason_code"),
+    )
+    object_size = models.BigIntegerField(null=True, blank=True)
+    state = models.CharField(max_length=20, choices=State, default=State.UNTRIED)
+    reason_code = models.CharField(max_length=50, blank=True, default="")
+    reason = models.TextField(blank=True, default="")
+    first_seen_at = models.DateTimeField(auto_now_add=True)
+    tried_at = models.DateTimeField(null=True, blank=True)
+    released_at = models.DateTimeField(null=True, blank=True)
+    release_cause = models.CharField(max_length=20, blank=True, default="", choices=Release)
+
+    class Meta:
+        db_table = "legacy_source_rows"
+        ordering = ["source", "source_table", "source_id"]
+        indexes = [
+            # On PostgreSQL the column compares bytes (see its migration), as stores list keys.
+            models.Index(fields=["object_key", "id"], name="source_row_object"),
+            models.Index(fields=["source", "state"], name="source_row_state"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["source", "source_table", "source_id"], name="source_row_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["untried", "accepted", "refused"]),
+                name="source_row_state_is_known",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="refused") | ~Q(reason_code=""),
+                name="source_row_refusal_has_reason",
+            ),
+            models.CheckConstraint(
+                condition=Q(released_at__isnull=True, release_cause="")
+                | (
+                    Q(released_at__isnull=False)
+                    & Q(release_cause__in=["retired", "resolved", "forgotten"])
+                ),
+                name="source_row_release_has_cause",
+            ),
+            models.CheckConstraint(
+                condition=Q(object_key__isnull=True) | ~Q(object_key=""),
+                name="source_row_key_not_empty",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.source_table} {self.source_id}"

@@ -9,8 +9,9 @@ from django.db import transaction
 from rest_framework import serializers
 
 from attachments.links import links
-from attachments.models import Attachment
-from parts.models import Part, Tag, Type
+from parts.addresses import is_executed
+from parts.models import TAG_LENGTH, Part, Type
+from parts.tags import names_in_order, set_tags
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,21 @@ class TypeSerializer(serializers.ModelSerializer[Type]):
 class TagNames(serializers.ListField):
     """A part's tags as a list of names; a name that is new becomes a tag."""
 
-    child = serializers.CharField(max_length=100)
+    child = serializers.CharField(max_length=TAG_LENGTH)
 
     def to_representation(self, data: Any) -> list[str]:
-        return sorted(tag.name for tag in data.all())
+        return names_in_order(data)
+
+
+class Address(serializers.URLField):
+    """The address of a page, or what an older installation had there; see `parts.addresses`."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        stored = getattr(self.parent.instance, self.field_name or "", None)
+        return data if data and data == stored else super().run_validation(data)
+
+    def to_representation(self, value: str) -> str:
+        return "" if is_executed(value) else value
 
 
 class PartSerializer(serializers.ModelSerializer[Part]):
@@ -37,6 +49,8 @@ class PartSerializer(serializers.ModelSerializer[Part]):
         slug_field="name", queryset=Type.objects.all(), allow_null=True, required=False
     )
     tags = TagNames(required=False, max_length=50)
+    product_page = Address(required=False, allow_blank=True, max_length=2000)
+    seller_link = Address(required=False, allow_blank=True, max_length=2000)
 
     class Meta:
         model = Part
@@ -76,7 +90,7 @@ class PartSerializer(serializers.ModelSerializer[Part]):
         with transaction.atomic():
             part = Part(**validated_data)
             part.save()
-            part.tags.set(tags_named(names))
+            set_tags(part, names)
         return part
 
     def update(self, instance: Part, validated_data: dict[str, Any]) -> Part:
@@ -87,7 +101,7 @@ class PartSerializer(serializers.ModelSerializer[Part]):
             # Only what was sent: a cover that an upload has set meanwhile must stay.
             instance.save(update_fields=[*validated_data, "updated_at"])
             if names is not None:
-                instance.tags.set(tags_named(names))
+                set_tags(instance, names)
         # A part fetched with its tags still holds the old ones.
         getattr(instance, "_prefetched_objects_cache", {}).pop("tags", None)
         return instance
@@ -103,19 +117,14 @@ class CopyInput(serializers.Serializer[Any]):
     set_as_cover = serializers.BooleanField(default=False)
 
 
-def tags_named(names: list[str]) -> list[Tag]:
-    """The tags with these names, made where they are new."""
-    return [Tag.objects.get_or_create(name=name)[0] for name in dict.fromkeys(names)]
-
-
 def cover_url(part: Part) -> str | None:
-    """The URL of the cover's thumbnail; None without a cover, or when it is not an image."""
+    """The URL of the cover's thumbnail; None without a cover, or when it has no picture."""
     cover = part.cover_attachment
     if cover is None:
         return None
-    if cover.attachment_type != Attachment.Kind.IMAGE:
+    if not cover.has_picture:
         logger.warning(
-            "part %s has the cover attachment %s, which is not an image", part.key, cover.pk
+            "part %s has the cover attachment %s, which has no picture", part.key, cover.pk
         )
         return None
     # The cover is this part's own: setting it here saves a query for each part of a list.

@@ -22,6 +22,7 @@ from parts.covers import NotACover, set_cover
 from parts.filters import PartQuery, filtered
 from parts.models import Part, Type
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
+from parts.tags import prefetched
 
 
 class Pages(PageNumberPagination):
@@ -67,14 +68,18 @@ class PartList(generics.ListCreateAPIView[Part]):
             given["tag"] = tags
         asked = PartQuery(data=given)
         asked.is_valid(raise_exception=True)
-        parts = Part.objects.select_related("type", "cover_attachment").prefetch_related("tags")
+        parts = Part.objects.select_related("type", "cover_attachment").prefetch_related(
+            prefetched()
+        )
         return filtered(parts, asked.validated_data)
 
 
 class PartDetail(generics.RetrieveUpdateDestroyAPIView[Part]):
     serializer_class = PartSerializer
     lookup_field = "key"
-    queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related("tags")
+    queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related(
+        prefetched()
+    )
 
 
 class Cover(APIView):

@@ -7,22 +7,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
-from django.apps import apps
 from django.conf import settings
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
+from attachments import references
 from attachments.maintenance.content import verify_content
-from attachments.maintenance.database import LEGACY_LAYOUT, patiently, require_lock, run_lock
-from attachments.maintenance.deleting import Outcome, deletions, would_delete
+from attachments.maintenance.database import LEGACY_LAYOUT, LockLost, require_lock, run_lock
+from attachments.maintenance.deleting import Outcome, deletions, kept_versions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import wrong_store
+from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
 from attachments.maintenance.survey import Entry, survey
-from attachments.references import REFERENCE_COLUMNS
+from attachments.models import LEGACY_PREFIX
+from attachments.object_keys import KeyKind
 from cas.digest import CAS_PREFIX
 from cas.storage import attachment_store
 from cas.storage.base import BlobStat, BlobStore
@@ -40,20 +44,34 @@ BATCH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class CleanupOptions:
-    """`min_age` is how old an object must be; `max_delete` how many objects at most."""
+    """`min_age` is how old an object must be; `max_delete` how many objects at most.
+
+    `unnamed` includes what no row of an imported source ever named.
+    """
 
     dry_run: bool = False
     min_age: timedelta = timedelta()
     max_delete: int | None = None
     verify_content: bool = False
+    unnamed: bool = False
     workers: int = 4
+    versions: bool = False
 
 
 @dataclass
 class CleanupSummary(RunSummary):
-    """What was found below the older prefix, and what became of it."""
+    """What was found below the older prefix, and what became of it.
+
+    `held` objects are named by rows of an older installation that were not released. `unknown`
+    ones do not look like the older layout's or, once rows of a source were recorded, were never
+    named by one: that installation may have added them since.
+    """
+
+    old_versions: str = ""
+    WOULD_BE = {"deleted": "would_be_deleted", "deleted_bytes": "bytes_to_be_deleted"}
 
     deleted: int = 0
+    held: int = 0
     too_young: int = 0
     unknown: int = 0
 
@@ -65,6 +83,8 @@ class CleanupSummary(RunSummary):
         return {
             "deleted": self.deleted,
             "deleted_bytes": self.bytes,
+            "old_versions": self.old_versions,
+            "held": self.held,
             "too_young": self.too_young,
             "unknown_left_alone": self.unknown,
         }
@@ -77,31 +97,52 @@ def cleanup(options: CleanupOptions, output: Output) -> CleanupSummary:
     with running(summary, output) as run:
         if not (options.dry_run or settings.CAS_MIGRATION_DELETE_OLD_OBJECTS):
             raise Halt(
-                ExitStatus.REFUSED, "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup"
+                ExitStatus.REFUSED,
+                "set CAS_MIGRATION_DELETE_OLD_OBJECTS=true to allow a cleanup",
+                first="Set CAS_MIGRATION_DELETE_OLD_OBJECTS=true",
             )
-        with run_lock(LEGACY_LAYOUT):
-            referenced = check_complete(store, run)
-            if options.verify_content:
-                verify_content(store, run, workers=options.workers, total=referenced)
-            _delete(store, options, summary, run)
+        tries = Tries(run.stop)
+        while True:
+            deleted = summary.deleted
+            try:
+                with run_lock(LEGACY_LAYOUT, retry=run.query):
+                    _check_and_delete(store, options, summary, run)
+                break
+            except LockLost as lost:
+                # Another run may have been at it since: everything is checked again.
+                if summary.deleted > deleted:
+                    tries.succeeded()
+                tries.failed(lost)
     return summary
 
 
-def check_complete(store: BlobStore, run: Run) -> int:
-    """How many objects rows reference. Raises Halt unless every row is migrated and all are whole.
+def _check_and_delete(
+    store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
+) -> None:
+    check_complete(store, run)
+    verify_content(store, run, workers=options.workers, everything=options.verify_content)
+    summary.too_young = summary.unknown = summary.held = 0
+    _delete(store, options, summary, run)
+
+
+def check_complete(store: BlobStore, run: Run) -> None:
+    """Raises Halt unless every row is migrated and every object that rows reference is whole.
 
     One listing of `cas/` against one ordered pass over the rows; sizes are compared, contents
     are not.
     """
     _check_all_migrated(run.stop)
-    referenced = 0
+    found = 0
     damaged: list[Entry] = []
-    for entry in run.watch("checked", survey(store, CAS_PREFIX)):
-        referenced += not entry.unreferenced
+    for entry in run.watch("checked", survey(store, CAS_PREFIX, run.stop)):
         if entry.missing or entry.wrong_size:
             damaged.append(entry)
-            if len(damaged) > SAMPLES:
-                break
+        found += entry.referenced and not entry.missing
+        # Whether it is the right store shows at the first object that is there.
+        if len(damaged) > SAMPLES and found:
+            break
+    if damaged and not found:
+        raise wrong_store(store, len(damaged), damaged[0].key)
     if damaged:
         more = ", and more" if len(damaged) > SAMPLES else ""
         raise Halt(
@@ -110,11 +151,10 @@ def check_complete(store: BlobStore, run: Run) -> int:
             + f"{more}. Nothing was deleted; run verify_cas --repair while the old objects are "
             "still there",
         )
-    return referenced
 
 
 def _check_all_migrated(stop: Stop) -> None:
-    left = patiently(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
+    left = query(lambda: list(unmigrated().values_list("pk", "s3_key")[: SAMPLES + 1]), stop)
     if left:
         named = ", ".join(f"row {pk} ({key})" for pk, key in left[:SAMPLES])
         more = ", and more" if len(left) > SAMPLES else ""
@@ -122,6 +162,7 @@ def _check_all_migrated(stop: Stop) -> None:
             ExitStatus.REFUSED,
             f"not every row is migrated: {named}{more}. Nothing more was deleted; run "
             "migrate_to_cas first",
+            command="manage.py migrate_to_cas --dry-run",
         )
 
 
@@ -138,12 +179,19 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
 
     def delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:
         _check_unreferenced(batch, run.stop)
+        held = _held(batch, run.stop)
+        summary.held += len(held)
+        free = [stat for stat in batch if stat.key not in held]
         if options.dry_run:
-            return would_delete(batch)
-        patiently(partial(require_lock, LEGACY_LAYOUT), run.stop)
-        return store.remove_many([stat.key for stat in batch])
+            return would_delete(free)
+        query(partial(require_lock, LEGACY_LAYOUT), run.stop)
+        keys = [stat.key for stat in free]
+        return (
+            store.remove_many(keys, versions=True) if options.versions else store.remove_many(keys)
+        )
 
-    run.progress.begin("would delete" if options.dry_run else "deleted")
+    summary.old_versions = kept_versions(store, run, deleted=options.versions)
+    run.progress.begin("would be deleted" if options.dry_run else "deleted")
     metrics = (DELETED_OBJECTS, DELETED_BYTES)
     for _ in deletions(plan, BATCH, delete, summary, run, metrics):
         summary.deleted += 1
@@ -152,31 +200,66 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
 def _deletable(
     store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
 ) -> Iterator[BlobStat]:
-    """The legacy objects that are old enough. What does not look like one is listed instead."""
+    """The legacy objects that are old enough and not held. What is not known is listed instead."""
     newest = timezone.now() - options.min_age
-    for stat in outside_cas(store):
+    recorded = query(references.sources_recorded, run.stop)
+    stats = _watched(outside_cas(store, run.stop), run)
+    while portion := list(islice(stats, BATCH)):
+        keys = [stat.key for stat in portion]
+        named = query(partial(references.ever_named, keys), run.stop) if recorded else set()
+        held = _held(portion, run.stop)
+        for stat in portion:
+            if stat.key in held:
+                _leave(stat, "held", "a row of an older installation names it", run)
+                summary.held += 1
+            elif why := _stranger(stat.key, named, unnamed=options.unnamed or not recorded):
+                _leave(stat, "unknown", why, run)
+                summary.unknown += 1
+            elif stat.modified > newest:
+                summary.too_young += 1
+            else:
+                yield stat
+
+
+def _watched(stats: Iterator[BlobStat], run: Run) -> Iterator[BlobStat]:
+    """What is passed by may take long, and so a signal must end it."""
+    for stat in stats:
         run.progress.show_if_due()
-        if not LEGACY_KEY.match(stat.key):
-            # Left alone and passed by for as long as it takes, and so a signal must end it.
-            run.stop.check()
-            summary.unknown += 1
-            logger.warning("not a known legacy key, left alone: %s (%d bytes)", stat.key, stat.size)
-            run.report.write({"key": stat.key, "bytes": stat.size, "outcome": "unknown"})
-        elif stat.modified > newest:
-            run.stop.check()
-            summary.too_young += 1
-        else:
-            yield stat
+        run.stop.check()
+        yield stat
 
 
-def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
+def _stranger(key: str, named: set[str], *, unnamed: bool) -> str:
+    """Why an object is not known to be the older layout's; "" if it is.
+
+    `named` is what recorded rows named, `unnamed` whether others may be left over too.
+    """
+    if key in named and key.startswith(LEGACY_PREFIX):
+        return ""
+    if not LEGACY_KEY.match(key):
+        return "not a known legacy key"
+    return "" if unnamed else "no row of an imported source ever named it"
+
+
+def _leave(stat: BlobStat, outcome: str, why: str, run: Run) -> None:
+    level = logging.INFO if outcome == "held" else logging.WARNING
+    logger.log(level, "%s, left alone: %s (%d bytes)", why, stat.key, stat.size)
+    run.report.write({"key": stat.key, "bytes": stat.size, "outcome": outcome, "why": why})
+
+
+def _held(batch: Sequence[BlobStat], stop: Stop) -> set[str]:
+    keys = [stat.key for stat in batch]
+    return query(partial(references.named, keys, KeyKind.HOLD), stop)
+
+
+def outside_cas(store: BlobStore, stop: Stop) -> Iterator[BlobStat]:
     """Every object that is not below `cas/`, without listing what is."""
-    for stat in store.scan(""):
+    for stat in listed(store, "", stop):
         if stat.key >= CAS_PREFIX:
             break
         yield stat
     # "0" is the byte after "/": every key below `cas/` sorts before it.
-    for stat in store.scan("", after=CAS_PREFIX[:-1] + "0"):
+    for stat in listed(store, "", stop, after=CAS_PREFIX[:-1] + "0"):
         if not stat.key.startswith(CAS_PREFIX):
             yield stat
 
@@ -184,13 +267,13 @@ def outside_cas(store: BlobStore) -> Iterator[BlobStat]:
 def _check_unreferenced(batch: Sequence[BlobStat], stop: Stop) -> None:
     """Look again, right before deleting. A reference now means that the check was overtaken."""
     keys = [stat.key for stat in batch]
-    for label, column in REFERENCE_COLUMNS:
-        model: Any = apps.get_model(label)
-        rows = model._default_manager.filter(**{f"{column}__in": keys}).values_list("pk", column)
-        found = patiently(rows.first, stop)
+    for column in references.key_columns(KeyKind.REFERENCE):
+        rows = column.rows().filter(**{f"{column.name}__in": keys}).order_by("pk")
+        found = query(rows.values_list("pk", column.name).first, stop)
         if found:
             raise Halt(
                 ExitStatus.REFUSED,
                 f"row {found[0]} has come to reference {found[1]} meanwhile. Its object and the "
                 "rest were not deleted; run migrate_to_cas first",
+                command="manage.py migrate_to_cas --dry-run",
             )

@@ -27,11 +27,12 @@ def database_now() -> datetime:
 
 def check_clocks(store: BlobStore) -> None:
     """Store a small object and compare its time with the database's. Raises Halt, StoreError."""
-    with probe(store) as stored:
+    with probe(store, fresh=True) as stored:
         apart = abs(store.stat(stored.key).modified - database_now())
     if apart > MOST_APART:
         raise Halt(
             ExitStatus.REFUSED,
             f"the clocks of store and database are {apart.total_seconds():.0f} seconds apart; an "
             "object's age cannot be told. Set the clocks right first",
+            first="Set the clocks right",
         )

@@ -1,4 +1,4 @@
-"""Garbage collection: deletes blobs that no row references, while uploads go on.
+"""Garbage collection: deletes blobs that no row references or holds, while uploads go on.
 
 Nothing is deleted on the word of the listing alone. A survey finds how much garbage there is and
 every reason not to go on; then a second listing hands it, batch by batch, to
@@ -8,11 +8,12 @@ every reason not to go on; then a second listing hands it, batch by batch, to
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from prometheus_client import Counter as Metric
@@ -21,14 +22,17 @@ from attachments import references
 from attachments.locks import forget_condemned
 from attachments.maintenance.clocks import MOST_APART, check_clocks, database_now
 from attachments.maintenance.database import require_lock, run_lock
-from attachments.maintenance.deleting import Outcome, deletions, would_delete
+from attachments.maintenance.deleting import Outcome, deletions, kept_versions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import PROBE, wrong_store
+from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.survey import survey
+from attachments.maintenance.survey import Entry, survey
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
 from cas.storage.base import BlobStat, BlobStore
+from cas.storage.staging import remove_unused_staging
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +64,25 @@ class CollectOptions:
     grace: timedelta
     max_percent: float | None = None
     dry_run: bool = False
+    versions: bool = False
 
 
 @dataclass
 class CollectSummary(RunSummary):
-    """`in_use` blobs came to be referenced, or were being uploaded, while the run went on."""
+    """`held` blobs are named by nothing but holds, such as rows of an older installation.
+
+    `in_use` blobs came to be referenced, or were being uploaded, while the run went on.
+    """
+
+    WOULD_BE = {
+        "collected": "would_be_collected",
+        "collected_bytes": "bytes_to_be_collected",
+        "abandoned_uploads": "abandoned_uploads_to_go",
+    }
 
     blobs: int = 0
     referenced: int = 0
+    held: int = 0
     garbage: int = 0
     garbage_bytes: int = 0
     in_grace: int = 0
@@ -75,6 +90,7 @@ class CollectSummary(RunSummary):
     collected: int = 0
     strays: int = 0
     abandoned: int = 0
+    old_versions: str = ""
 
     @property
     def items(self) -> int:
@@ -84,12 +100,14 @@ class CollectSummary(RunSummary):
         return {
             "blobs": self.blobs,
             "referenced": self.referenced,
+            "held": self.held,
             "garbage": self.garbage,
             "garbage_bytes": self.garbage_bytes,
             "in_grace_period": self.in_grace,
             "in_use": self.in_use,
             "collected": self.collected,
             "collected_bytes": self.bytes,
+            "old_versions": self.old_versions,
             "strays_left_alone": self.strays,
             "abandoned_uploads": self.abandoned,
         }
@@ -99,15 +117,20 @@ def collect(options: CollectOptions, output: Output) -> CollectSummary:
     """Collect, or with `dry_run` only find. Raises Halt if there can be no report."""
     store = attachment_store()
     summary = CollectSummary(dry_run=options.dry_run)
-    with running(summary, output) as run, run_lock(RUN):
+    with (
+        running(summary, output) as run,
+        # Each batch looks for references again under its digests' locks, whoever ran meanwhile.
+        run_lock(RUN, taken_again=True, retry=run.query),
+    ):
         if not options.dry_run:
-            check_clocks(store)
-            forget_condemned()
-        now = database_now()
+            Tries(run.stop).of(partial(check_clocks, store))
+            run.query(forget_condemned)
+        now = run.query(database_now)
         older_than = now - options.grace
         _plan(store, older_than, now, summary, run)
         _refuse_abnormal_share(options, summary)
-        _collect(store, older_than, summary, run)
+        summary.old_versions = kept_versions(store, run, deleted=options.versions)
+        _collect(store, older_than, options, summary, run)
         run.stop.check()
         _abandoned(store, min(older_than, now - SLOWEST_UPLOAD), summary, run)
     return summary
@@ -117,16 +140,21 @@ def _plan(
     store: BlobStore, older_than: datetime, now: datetime, summary: CollectSummary, run: Run
 ) -> None:
     """Survey everything before anything is deleted: a listing cut short raises in here."""
-    for entry in run.watch("listed", survey(store, CAS_PREFIX)):
+    missing: Entry | None = None
+    count = 0
+    for entry in run.watch("listed", survey(store, CAS_PREFIX, run.stop)):
         if entry.stat is None:
-            raise Halt(
-                ExitStatus.DAMAGE_FOUND,
-                f"{entry.key} is missing, which row {entry.row} references. Nothing was deleted; "
-                "run verify_cas --repair first",
-            )
+            missing = missing or entry
+            count += 1
+            if summary.referenced:
+                _refuse_missing(missing)
+            continue
         summary.blobs += 1
+        if missing is not None and entry.referenced:
+            _refuse_missing(missing)
         if not entry.unreferenced:
-            summary.referenced += 1
+            summary.referenced += entry.referenced
+            summary.held += entry.held
             continue
         if entry.stat.modified > now + MOST_APART:
             # The clocks agree, so the object's time is made up; it is as young as can be.
@@ -139,6 +167,16 @@ def _plan(
         else:
             summary.garbage += 1
             summary.garbage_bytes += entry.stat.size
+    if missing is not None:
+        raise wrong_store(store, count, missing.key)
+
+
+def _refuse_missing(missing: Entry) -> None:
+    raise Halt(
+        ExitStatus.DAMAGE_FOUND,
+        f"{missing.key} is missing, which row {missing.row} references. Nothing was deleted; "
+        "run verify_cas --repair first",
+    )
 
 
 def _refuse_abnormal_share(options: CollectOptions, summary: CollectSummary) -> None:
@@ -147,6 +185,8 @@ def _refuse_abnormal_share(options: CollectOptions, summary: CollectSummary) -> 
             ExitStatus.REFUSED,
             f"no row references any of the {summary.blobs} blobs. If this is the right database, "
             "allow it with --max-delete-percent 100",
+            first="Make sure that this is the right database",
+            changed={"dry_run": True, "max_delete_percent": 100},
         )
     most = MOST_PERCENT if options.max_percent is None else options.max_percent
     share = 100 * summary.garbage / max(1, summary.blobs)
@@ -155,46 +195,57 @@ def _refuse_abnormal_share(options: CollectOptions, summary: CollectSummary) -> 
             ExitStatus.REFUSED,
             f"{summary.garbage} of {summary.blobs} blobs ({share:.1f} %) are unreferenced, more "
             f"than the {most:g} % allowed. If that is right, allow it with --max-delete-percent",
+            first="Make sure that so many are left over",
+            changed={"dry_run": True, "max_delete_percent": math.ceil(share)},
         )
 
 
 def _collect(
     store: BlobStore,
     older_than: datetime,
+    options: CollectOptions,
     summary: CollectSummary,
     run: Run,
 ) -> None:
     # No more than was planned: what has become garbage since has not been weighed.
     candidates = islice(_candidates(store, older_than, run), summary.garbage)
-    run.progress.begin("would delete" if summary.dry_run else "deleted", summary.garbage)
-    delete = would_delete if summary.dry_run else partial(_delete, store, summary)
+    run.progress.begin("would be deleted" if summary.dry_run else "deleted", summary.garbage)
+    delete = would_delete if summary.dry_run else partial(_delete, store, options, summary, run)
     for _ in deletions(candidates, BATCH, delete, summary, run, (COLLECTED, COLLECTED_BYTES)):
         summary.collected += 1
 
 
 def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[BlobStat]:
     """Old blobs that no row seems to reference: a look without locks, to lock only those."""
-    listed = (s for s in store.scan(CAS_PREFIX) if is_cas_key(s.key) and s.modified < older_than)
-    while batch := {Digest.from_key(stat.key): stat for stat in islice(listed, BATCH)}:
+    stats = listed(store, CAS_PREFIX, run.stop)
+    old = (stat for stat in stats if is_cas_key(stat.key) and stat.modified < older_than)
+    while batch := {Digest.from_key(stat.key): stat for stat in islice(old, BATCH)}:
         run.stop.check()
         run.progress.show_if_due()
-        referenced = references.referenced(set(batch))
+        referenced = run.query(partial(references.referenced, set(batch))) | {PROBE}
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 
 def _delete(
-    store: BlobStore, summary: CollectSummary, batch: Sequence[BlobStat]
+    store: BlobStore,
+    options: CollectOptions,
+    summary: CollectSummary,
+    run: Run,
+    batch: Sequence[BlobStat],
 ) -> Iterator[Outcome]:
     """Delete what of the batch is garbage once its digests are locked."""
-    require_lock(RUN)
+    run.query(partial(require_lock, RUN))
     digests = {Digest.from_key(stat.key) for stat in batch}
     with references.collecting(store, digests) as exclusion:
         summary.in_use += len(digests - exclusion.removable)
-        yield from exclusion.remove_many(digest.key for digest in exclusion.removable)
+        keys = [digest.key for digest in exclusion.removable]
+        yield from exclusion.remove_many(keys, versions=options.versions)
 
 
 def _abandoned(store: BlobStore, older_than: datetime, summary: CollectSummary, run: Run) -> None:
-    for description in store.remove_abandoned(older_than, dry_run=summary.dry_run):
+    dry_run = summary.dry_run
+    unused = remove_unused_staging(store.staging_dir, dry_run=dry_run)
+    for description in chain(unused, store.remove_abandoned(older_than, dry_run=dry_run)):
         summary.abandoned += 1
-        logger.info("%s: %s", "would remove" if summary.dry_run else "removed", description)
+        logger.info("%s: %s", "would be removed" if summary.dry_run else "removed", description)
         run.report.write({"abandoned": description})

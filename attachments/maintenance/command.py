@@ -12,10 +12,19 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from attachments.maintenance.frame import UNAVAILABLE, Output, told
+from attachments.maintenance import run
+from attachments.maintenance.frame import UNAVAILABLE, Output, unavailable
+from attachments.maintenance.passwords import without_passwords
 from attachments.maintenance.progress import human_bytes
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
+
+NEEDED: Final = {
+    ExitStatus.REFUSED: "Put right what the reason says",
+    ExitStatus.UNAVAILABLE: "See to it that store and database can be used",
+    ExitStatus.LOCKED: "Wait until the other run has ended",
+}
+"""What must change first, where the run's end does not say it in better words."""
 
 NOT_REPEATED: Final = {
     "help", "version", "verbosity", "traceback", "no_color", "force_color", "skip_checks",
@@ -36,24 +45,38 @@ class MaintenanceCommand(BaseCommand):
     def next_command(self, summary: Any, options: dict[str, Any]) -> str | None:
         """What the operator should type after this summary; None if there is nothing to do.
 
-        After what is over by itself (another run, an outage, a limit), the same once more.
+        Not asked after a refusal or an outage. After a limit or a signal, the same once more.
         """
         return self.again(options)
 
+    def next_line(self, summary: RunSummary, options: dict[str, Any]) -> str | None:
+        """What to do next. What was refused is not repeated before something has changed."""
+        halt = summary.halt or Halt(summary.status, summary.reason)
+        if halt.command:
+            return halt.command
+        first = halt.first or NEEDED.get(summary.status, "")
+        if first:
+            return f"{first}, then: {self.again(options, **halt.changed)}"
+        if type(summary) is RunSummary:
+            return self.again(options, **halt.changed)
+        return self.next_command(summary, options)
+
     def handle(self, *_args: Any, **options: Any) -> None:
         output = Output(
-            self.stdout if options["json"] else self.stderr, options["json"], options.get("report")
+            self.stdout if options["json"] else self.stderr,
+            options["json"],
+            options.get("report"),
+            options["patience"],
         )
         try:
             summary = self.run_maintenance(options, output)
-            command = self.next_command(summary, options)
         except Halt as halt:
-            summary = RunSummary(status=halt.status, reason=str(halt))
-            command = self.again(options)
+            summary = _ended(halt)
+        except KeyboardInterrupt:
+            summary = _ended(Halt(ExitStatus.INTERRUPTED, "SIGINT, before the run"))
         except UNAVAILABLE as error:
-            summary = RunSummary(status=ExitStatus.UNAVAILABLE, reason=told(error))
-            command = self.again(options)
-        self.print_summary(summary, command, as_json=options["json"])
+            summary = _ended(unavailable(error))
+        self.print_summary(summary, self.next_line(summary, options), as_json=options["json"])
         if summary.status is not ExitStatus.DONE:
             raise SystemExit(int(summary.status))
 
@@ -65,6 +88,9 @@ class MaintenanceCommand(BaseCommand):
             value = changed.get(action.dest, options.get(action.dest))
             if action.dest in NOT_REPEATED or value is None or value is False:
                 continue
+            if not action.option_strings:
+                words.append(str(value))
+                continue
             if value == action.default:
                 continue
             for one in value if isinstance(value, list) else [value]:
@@ -72,11 +98,14 @@ class MaintenanceCommand(BaseCommand):
         return shlex.join(words)
 
     def print_summary(self, summary: RunSummary, command: str | None, *, as_json: bool) -> None:
-        figures = summary.figures()
+        figures = _cleared(summary.figures())
+        command = command and without_passwords(command)
         if as_json:
             self.stdout.write(json.dumps({"summary": {**figures, "next": command}}))
             return
         samples = figures.pop("samples")
+        if summary.dry_run:
+            figures = {summary.WOULD_BE.get(name, name): found for name, found in figures.items()}
         self.print_figures(figures)
         for sample in samples:
             self.stderr.write(sample)
@@ -85,12 +114,13 @@ class MaintenanceCommand(BaseCommand):
 
     def print_figures(self, figures: dict[str, Any]) -> None:
         """Figures for people: one a line, sizes in binary units."""
+        width = max([18, *(len(name) for name, value in figures.items() if value)])
         for name, value in figures.items():
             if value in ("", None, {}, []):
                 continue
             if not value and (name == "dry_run" or name.endswith("_per_second")):
                 continue
-            if name == "bytes" or name.endswith("_bytes"):
+            if name == "bytes" or name.endswith("_bytes") or name.startswith("bytes_to_be"):
                 value = f"{human_bytes(value)} ({value} bytes)"
             elif name.startswith("bytes_per"):
                 value = human_bytes(value)
@@ -98,7 +128,7 @@ class MaintenanceCommand(BaseCommand):
                 value = ", ".join(_figure(key, count) for key, count in value.items())
             elif isinstance(value, bool):
                 value = "yes" if value else "no"
-            self.stdout.write(f"{name.replace('_', ' '):>18}  {value}")
+            self.stdout.write(f"{name.replace('_', ' '):>{width}}  {value}")
 
     def must_ask(self, options: dict[str, Any]) -> bool:
         return not (options["yes_i_am_sure"] or options.get("dry_run"))
@@ -107,7 +137,9 @@ class MaintenanceCommand(BaseCommand):
         """Go on only if a person agrees. Raises Halt."""
         if not sys.stdin.isatty():
             raise Halt(
-                ExitStatus.REFUSED, "nobody is there to ask: give --yes-i-am-sure to go ahead"
+                ExitStatus.REFUSED,
+                "nobody is there to ask: give --yes-i-am-sure to go ahead",
+                first="Be at a terminal or give --yes-i-am-sure",
             )
         self.stdout.write(f"{question} Type 'yes' to go ahead: ", ending="")
         self.stdout.flush()
@@ -116,7 +148,21 @@ class MaintenanceCommand(BaseCommand):
         except KeyboardInterrupt:
             raise Halt(ExitStatus.INTERRUPTED, "not confirmed; nothing was done") from None
         if answer != "yes":
-            raise Halt(ExitStatus.REFUSED, "not confirmed; nothing was done")
+            first = "Be sure"
+            raise Halt(ExitStatus.REFUSED, "not confirmed; nothing was done", first=first)
+
+
+def _cleared(value: Any) -> Any:
+    """The figures without passwords that errors may have repeated."""
+    if isinstance(value, dict):
+        return {name: _cleared(found) for name, found in value.items()}
+    if isinstance(value, list):
+        return [_cleared(found) for found in value]
+    return without_passwords(value) if isinstance(value, str) else value
+
+
+def _ended(halt: Halt) -> RunSummary:
+    return RunSummary(status=halt.status, reason=str(halt), halt=halt)
 
 
 def _figure(key: str, value: Any) -> str:
@@ -137,6 +183,17 @@ def add_output(parser: CommandParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="append one JSON line for every item to FILE"
     )
+    parser.add_argument(
+        "--patience", type=duration, default=Duration(run.PATIENCE_SECONDS), metavar="TIME",
+        help="wait so long for a store or database that does not answer (default: 10m)",
+    )  # fmt: skip
+
+
+def add_versions(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--delete-versions", action="store_true",
+        help="in a bucket that keeps old versions, delete those of what is deleted as well",
+    )  # fmt: skip
 
 
 def positive(text: str) -> int:
@@ -158,6 +215,13 @@ class Duration(float):
 
     def __str__(self) -> str:
         return _in_units(int(self), DURATION_UNITS)
+
+
+class Percent(float):
+    """Written without a point if it needs none."""
+
+    def __str__(self) -> str:
+        return repr(float(self)).removesuffix(".0")
 
 
 SIZE_UNITS: Final = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "": 1}

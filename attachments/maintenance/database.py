@@ -1,4 +1,4 @@
-"""How maintenance runs share one database: turns, retries, and locks that die with their process.
+"""How maintenance runs share one database: turns, faults, and locks that die with their process.
 
 On PostgreSQL the locks are session advisory locks of the two-integer space (single digests use
 the one-bigint space, which is apart). They hold no transaction open, need no clean-up after a
@@ -14,28 +14,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
+import re
+import sqlite3
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+import psycopg
 from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from attachments.locks import keep_session
-from attachments.maintenance.pacing import backoff
-from attachments.maintenance.run import ExitStatus, Halt, Stop
-
-logger = logging.getLogger(__name__)
+from attachments.maintenance.run import ExitStatus, Halt
 
 Value = TypeVar("Value")
-
-ATTEMPTS: Final = 8
-"""Tries of one database operation: a server that restarts has about twenty seconds for it."""
 
 LOCK_SPACE: Final = 0x1A77AC4
 """First integer of the advisory locks that name whole runs."""
@@ -46,6 +43,42 @@ BLOCK_SPACE: Final = 0x1A77AC5
 LEGACY_LAYOUT: Final = "legacy-layout"
 """The lock of everything that relies on what lies under the older layout's keys."""
 
+_PASSING_CODES: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+_PASSING_STATES: Final = {"08", "25", "40", "53", "55", "57", "58"}
+"""Classes of SQLSTATE: connections, transactions, resources, locks, operators and the system."""
+
+_MAKE_ROOM: Final = "Make room for the database"
+_MAKE_WRITABLE: Final = "Make the database writable"
+_CHECK_URL: Final = "Check DATABASE_URL and what the server allows"
+
+_LASTING_CODES: Final = {
+    sqlite3.SQLITE_CANTOPEN: "Make sure that the database's directory is there and writable",
+    sqlite3.SQLITE_CORRUPT: "Restore the database from a backup",
+    sqlite3.SQLITE_FULL: _MAKE_ROOM,
+    sqlite3.SQLITE_NOTADB: "Check DATABASE_URL and INVENTORY_DATA_DIR",
+    sqlite3.SQLITE_READONLY: _MAKE_WRITABLE,
+}
+
+_LASTING_STATES: Final = (
+    ("28", _CHECK_URL),
+    ("3D", _CHECK_URL),
+    ("42501", "Grant the database user the right"),
+    ("53100", _MAKE_ROOM),
+)
+
+_REFUSALS: Final = (
+    ("authentication failed", _CHECK_URL),
+    ("no password supplied", _CHECK_URL),
+    ("no pg_hba.conf entry", _CHECK_URL),
+    ("does not exist", _CHECK_URL),
+)
+
 # PostgreSQL ends a session that idles in a transaction with an InternalError.
 CONNECTION_ERRORS: Final = (OperationalError, InterfaceError, InternalError)
 
@@ -53,10 +86,15 @@ _writer = threading.Lock()
 
 
 class _Held(threading.local):
-    """What this thread's connection holds and may take again on a new one."""
+    """What this thread's connection holds and may take again on a new one.
+
+    `session` is the connection that holds it; `locks` says of each run's lock whether it is
+    shared.
+    """
 
     def __init__(self) -> None:
-        self.shared: list[str] = []
+        self.session: object = None
+        self.locks: dict[str, bool] = {}
         self.blocks: set[int] = set()
 
 
@@ -72,34 +110,81 @@ def turn() -> AbstractContextManager[object]:
     return contextlib.nullcontext() if connection.vendor == "postgresql" else _writer
 
 
-def patiently(operation: Callable[[], Value], stop: Stop) -> Value:
-    """The operation's value, tried again on a new connection when the database went away.
+def in_turn(operation: Callable[[], Value]) -> Value:
+    """The operation's value, with this run's locks held by whatever connection serves it.
 
-    The operation must be safe to repeat. Raises Halt when the database stays away, or when
-    another run has begun meanwhile that this one must not share with, Stopped.
+    Raises the database's errors, Halt when another run has begun since the connection was lost.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with turn():
-                if attempt > 1:
-                    _take_again()
-                return operation()
-        except CONNECTION_ERRORS as error:
-            connection.close()
-            if attempt == ATTEMPTS:
-                raise Halt(
-                    ExitStatus.UNAVAILABLE, f"the database cannot be used: {error}"
-                ) from error
-            logger.warning("database error, attempt %d of %d: %s", attempt, ATTEMPTS, error)
-            stop.sleep(backoff(attempt))
-    raise AssertionError("unreachable")
+    with turn():
+        _take_again()
+        return operation()
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the database may do on another try what it did not do now.
+
+    What it refuses because of a row's own values, or by a trigger, it refuses again.
+    """
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.Error):
+        return (getattr(cause, "sqlite_errorcode", 0) & 0xFF) in _PASSING_CODES
+    state = getattr(cause, "sqlstate", None)
+    if state is not None:
+        return str(state)[:2] in _PASSING_STATES
+    return isinstance(error, CONNECTION_ERRORS)
+
+
+def lasting_fault(error: BaseException) -> str:
+    """What a person must do before the database can be used at all; empty if nothing is known.
+
+    Of the driver's errors or Django's.
+    """
+    cause = error.__cause__ or error
+    text = " ".join(str(error).split())
+    code = getattr(cause, "sqlite_errorcode", None)
+    if isinstance(cause, sqlite3.Error) and code is not None:
+        return _LASTING_CODES.get(code & 0xFF, "")
+    if (state := getattr(cause, "sqlstate", None)) is not None:
+        return next((cure for start, cure in _LASTING_STATES if state.startswith(start)), "")
+    if isinstance(cause, psycopg.OperationalError):
+        # A connection that is refused has no state, only the server's words.
+        return next((cure for words, cure in _REFUSALS if words in text), "")
+    return ""
+
+
+def is_missing_table(error: BaseException) -> bool:
+    """Whether a table or a column is missing that a migration would have made."""
+    cause = error.__cause__ or error
+    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        return True
+    return isinstance(cause, sqlite3.OperationalError) and bool(
+        re.match("no such (table|column)|.* has no column named ", str(cause))
+    )
+
+
+class LockLost(Halt):
+    """The connection that held the run's lock is gone, and another run may have begun since."""
 
 
 @contextmanager
-def run_lock(name: str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a run's lock without waiting for it. Raises Halt if another run holds it."""
+def run_lock(
+    name: str,
+    *,
+    shared: bool = False,
+    taken_again: bool = False,
+    retry: Callable[[Callable[[], None]], None] = in_turn,
+) -> Iterator[None]:
+    """Hold a run's lock without waiting for it. Raises Halt if another run holds it.
+
+    `retry` calls what it is given, until the database answers.
+
+    A lock that is lost with its connection is taken again by the next `in_turn` if it is shared,
+    or where the run says that what it relies on is looked at anew for each thing it does.
+    Otherwise `require_lock` ends the run.
+    """
     if connection.vendor == "postgresql":
-        held = _hold_in_postgresql(name, shared)
+        retry(partial(_begin, name, shared=shared))
+        held = _hold_in_postgresql(name, shared, taken_again or shared)
     else:
         held = _hold_beside_sqlite(name)
     with held:
@@ -107,21 +192,24 @@ def run_lock(name: str, *, shared: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _hold_in_postgresql(name: str, shared: bool) -> Iterator[None]:
-    _refuse_lent_sessions()
-    _take(name, shared=shared)
-    if shared:
-        _held.shared.append(name)
+def _hold_in_postgresql(name: str, shared: bool, taken_again: bool) -> Iterator[None]:
+    if taken_again:
+        _held.locks[name] = shared
     try:
         yield
     finally:
-        if shared:
-            _held.shared.remove(name)
+        _held.locks.pop(name, None)
         # A connection that is gone has let go of the lock already.
         with contextlib.suppress(*CONNECTION_ERRORS):
-            _lock_call(
-                f"pg_advisory_unlock{'_shared' if shared else ''}", LOCK_SPACE, _number(name)
-            )
+            if connection.connection is not None and _holds(name, shared=shared):
+                _lock_call(
+                    f"pg_advisory_unlock{'_shared' if shared else ''}", LOCK_SPACE, _number(name)
+                )
+
+
+def _begin(name: str, *, shared: bool) -> None:
+    _refuse_lent_sessions()
+    _take(name, shared=shared)
 
 
 def _take(name: str, *, shared: bool) -> None:
@@ -129,16 +217,22 @@ def _take(name: str, *, shared: bool) -> None:
     function = f"pg_try_advisory_lock{'_shared' if shared else ''}"
     if not _lock_call(function, LOCK_SPACE, _number(name)):
         raise _locked(name)
+    _held.session = connection.connection
 
 
 def _take_again() -> None:
-    """On a new connection, take the shared locks and the claims of the one that was lost.
+    """On a new connection, take the locks and the claims of the one that was lost.
 
-    Not what was held alone: others may have begun and ended since, so `require_lock` ends the
-    run. A claim that another process has taken since is given up; it only saves work.
+    A claim that another process has taken since is given up; it only saves work.
     """
-    for name in _held.shared:
-        _take(name, shared=True)
+    if not (_held.locks or _held.blocks):
+        return
+    connection.ensure_connection()
+    if connection.connection is _held.session:
+        return
+    for name, shared in _held.locks.items():
+        _take(name, shared=shared)
+    _held.session = connection.connection
     lost, _held.blocks = _held.blocks, set()
     for number in lost:
         claim_block(number)
@@ -159,6 +253,7 @@ def _refuse_lent_sessions() -> None:
                 ExitStatus.REFUSED,
                 "the database is reached through a pooler that lends sessions for a transaction "
                 "at a time, so locks would not hold. Reach it directly, or pool by session",
+                first="Reach the database directly, or pool by session",
             )
     finally:
         other.close()
@@ -172,26 +267,29 @@ def _session_of(through: BaseDatabaseWrapper) -> int:
 
 
 def require_lock(name: str) -> None:
-    """Raises Halt unless this run still holds its exclusive lock.
+    """Raises LockLost unless this run still holds its exclusive lock.
 
     For right before what cannot be undone: the lock fell if the connection was lost since, and
     another run may have begun.
     """
-    if connection.vendor != "postgresql":
-        return
+    if connection.vendor == "postgresql" and not _holds(name, shared=False):
+        raise LockLost(
+            ExitStatus.UNAVAILABLE,
+            f"the database connection was lost, and the lock '{name}' with it. Nothing was "
+            "deleted since",
+        )
+
+
+def _holds(name: str, *, shared: bool) -> bool:
+    """Whether this session holds the run's lock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND mode = 'ExclusiveLock' AND pid = pg_backend_pid()"
+            " AND mode = %s AND pid = pg_backend_pid()"
             " AND classid = %s AND objid = %s AND objsubid = 2)",
-            [LOCK_SPACE, _number(name)],
+            ["ShareLock" if shared else "ExclusiveLock", LOCK_SPACE, _number(name)],
         )
-        if not cursor.fetchone()[0]:
-            raise Halt(
-                ExitStatus.UNAVAILABLE,
-                f"the database connection was lost, and the lock '{name}' with it. Nothing was "
-                "deleted since; start the command again",
-            )
+        return bool(cursor.fetchone()[0])
 
 
 def _number(name: str) -> int:
@@ -221,6 +319,7 @@ def _locked(name: str) -> Halt:
     return Halt(
         ExitStatus.LOCKED,
         f"another maintenance run holds the lock '{name}'; try again when it has ended",
+        first="Wait until the other run has ended",
     )
 
 
@@ -231,6 +330,7 @@ def claim_block(number: int) -> bool:
     claimed = _lock_call("pg_try_advisory_lock", BLOCK_SPACE, number & 0x7FFFFFFF)
     if claimed:
         _held.blocks.add(number)
+        _held.session = connection.connection
     return claimed
 
 

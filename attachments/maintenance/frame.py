@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,34 +13,49 @@ import psycopg
 from django.core.management.base import OutputWrapper
 from django.db import ProgrammingError
 
+from attachments.maintenance import retry
 from attachments.maintenance.database import CONNECTION_ERRORS
 from attachments.maintenance.progress import Progress
 from attachments.maintenance.report import Report
-from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped, stopped_by_signals
+from attachments.maintenance.run import (
+    ExitStatus,
+    Halt,
+    Stop,
+    Stopped,
+    one_line,
+    stopped_by_signals,
+)
 from attachments.maintenance.summary import RunSummary
 from cas.storage.base import StoreError
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 # A right that is missing, and a table that is not there yet, are a ProgrammingError. The drivers'
 # own errors come from an older installation's database, and from scratch files on a full disk.
+# The operating system's are about files of this machine: staging, scratch, locks, a full disk.
 UNAVAILABLE: Final = (
     StoreError,
     ProgrammingError,
     *CONNECTION_ERRORS,
     psycopg.OperationalError,
     sqlite3.OperationalError,
+    OSError,
 )
 """Errors that say that the store or the database cannot be worked with at this moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a run's progress goes, and its report, if one is wanted."""
+    """Where a run's progress goes, and its report, if one is wanted.
+
+    `patience` is how many seconds it waits for a store or a database; None for the usual.
+    """
 
     stream: OutputWrapper
     as_json: bool = False
     report: Path | None = None
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,10 @@ class Run:
     stop: Stop
     report: Report
     progress: Progress
+
+    def query(self, operation: Callable[[], Value]) -> Value:
+        """What the database says, waited for. Raises Halt, Stopped."""
+        return retry.query(operation, self.stop)
 
     def watch(self, phase: str, items: Iterable[Item]) -> Iterator[Item]:
         """Pass the items on, shown as a phase of their own. Raises Stopped when asked to end."""
@@ -67,10 +86,10 @@ def running(summary: RunSummary, output: Output) -> Iterator[Run]:
     Signals, a Halt, and errors of store, database and report end the block, not the command.
     Raises Halt if the report cannot be opened.
     """
-    stop = Stop()
+    stop = Stop(output.patience)
     with (
         Report(output.report) as report,
-        Progress(summary, output.stream, as_json=output.as_json) as progress,
+        Progress(summary, output.stream, as_json=output.as_json, stop=stop) as progress,
         stopped_by_signals(stop),
         ending(stop),
     ):
@@ -87,11 +106,11 @@ def ending(stop: Stop) -> Iterator[None]:
         # The reason has been given already.
         pass
     except Halt as halt:
-        stop.request(halt.status, str(halt))
+        stop.end_by(halt)
     except UNAVAILABLE as error:
-        stop.request(ExitStatus.UNAVAILABLE, told(error))
+        stop.end_by(unavailable(error))
 
 
-def told(error: Exception) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def unavailable(error: Exception) -> Halt:
+    """The end of a run that such an error is."""
+    return retry.lasting_end(error) or Halt(ExitStatus.UNAVAILABLE, one_line(error))

@@ -6,18 +6,19 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.db import connection
 from django.db.models import F, Max
 from prometheus_client import Counter as Metric
 
-from attachments.maintenance.database import LEGACY_LAYOUT, patiently, run_lock
+from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
 from attachments.maintenance.preflight import check_before_migrating
 from attachments.maintenance.rehearsal import Rehearsal
+from attachments.maintenance.retry import query
 from attachments.maintenance.rows import Blocks, Group, IdRange, unmigrated
 from attachments.maintenance.run import ExitStatus, Stop, limited
 from attachments.maintenance.summary import RunSummary
@@ -49,6 +50,10 @@ class MigrationOptions:
     dry_run: bool = False
 
 
+MENDED_BY_HAND: Final = frozenset({"absent", "corrupt", "size_mismatch", "unknown_key"})
+"""Faults of rows that no further run cures: see docs/howto/bad-rows.md."""
+
+
 @dataclass
 class MigrationSummary(RunSummary):
     """Where every planned row went, and every row added meanwhile.
@@ -56,13 +61,21 @@ class MigrationSummary(RunSummary):
     What was planned and what is left is counted in the table, not by a tally. `newest` is the
     largest id when the run began; `added` are rows with a larger one. `left` is None until the
     rows on old keys were counted again, `staying` those of them that this run is finished with.
+    `to_mend` is the first row that a person must mend.
     """
+
+    WOULD_BE = {
+        "migrated": "would_be_migrated",
+        "deduplicated": "would_be_deduplicated",
+        "bytes": "bytes_to_be_stored",
+    }
 
     planned: int = 0
     newest: int = 0
     added: int = 0
     left: int | None = None
     staying: int = 0
+    to_mend: int | None = None
     outcomes: Counter[RowOutcome] = field(default_factory=Counter)
 
     @property
@@ -99,6 +112,8 @@ class MigrationSummary(RunSummary):
     def count(self, result: RowResult) -> None:
         self.outcomes[result.outcome] += 1
         self.retries += result.attempts - 1
+        if result.outcome is RowOutcome.FAILED and result.error_class in MENDED_BY_HAND:
+            self.to_mend = result.id if self.to_mend is None else min(self.to_mend, result.id)
         moves = result.outcome in (RowOutcome.MIGRATED, RowOutcome.DEDUPLICATED)
         stays = result.outcome is RowOutcome.FAILED or (self.dry_run and moves)
         self.staying += stays
@@ -152,17 +167,27 @@ def migrate(options: MigrationOptions, output: Output) -> MigrationSummary:
     """Migrate what is left, or rehearse it. Raises Halt if the report cannot be opened."""
     summary = MigrationSummary(dry_run=options.dry_run)
     # On PostgreSQL several migrations share the work; a cleanup waits until all have ended.
-    with running(summary, output) as run, run_lock(LEGACY_LAYOUT, shared=True):
+    with (
+        running(summary, output) as run,
+        run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
+    ):
         run.stop.after(options.max_seconds)
         check_before_migrating(attachment_store(), run.stop, write=not options.dry_run)
         if not options.dry_run:
-            patiently(_try_to_write, run.stop)
-        patiently(partial(summary.plan, options.ids), run.stop)
+            run.query(_try_to_write)
+        run.query(partial(summary.plan, options.ids))
         with ending(run.stop):
             _transfer(options, summary, run)
-        connection.close_if_unusable_or_obsolete()
-        patiently(partial(summary.count_left, options.ids), Stop())
+        # A run that is asked to end waits for nothing any more.
+        patience = 0 if run.stop.requested else run.stop.patience
+        query(partial(_count_left, summary, options.ids), Stop(patience))
     return summary
+
+
+def _count_left(summary: MigrationSummary, ids: IdRange) -> None:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+    summary.count_left(ids)
 
 
 def _try_to_write() -> None:
@@ -175,7 +200,7 @@ def _transfer(options: MigrationOptions, summary: MigrationSummary, run: Run) ->
     pace = Pace(options.workers)
     blocks = Blocks(options.ids, run.stop)
     with Rehearsal(store) as rehearsal:
-        acts: Acts = rehearsal if options.dry_run else RealActs(store)
+        acts: Acts = rehearsal if options.dry_run else RealActs(store, run.stop)
         transfer = Transfer(
             acts,
             store,
@@ -187,7 +212,8 @@ def _transfer(options: MigrationOptions, summary: MigrationSummary, run: Run) ->
         pool = Pool[Group, RowResult](
             transfer.results, pace=pace, stop=run.stop, finished=blocks.finished
         )
-        run.progress.begin("rows", summary.planned)
+        phase = "would be migrated" if summary.dry_run else "rows"
+        run.progress.begin(phase, summary.planned)
         try:
             for result in pool.run(limited(blocks.groups(), options.limit, run.stop, "objects")):
                 if result is not None:

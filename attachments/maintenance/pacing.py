@@ -20,7 +20,7 @@ def backoff(attempt: int) -> float:
 
     Doubling, with half of it random: workers that failed together must not return together.
     """
-    longest: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+    longest: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 20))
     return longest * (0.5 + random.random() / 2)  # noqa: S311 - nothing secret about it
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from django.core.management.base import OutputWrapper
 
+from attachments.maintenance.run import Outage, Stop
 from attachments.maintenance.summary import RunSummary
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,18 @@ class Progress:
     """One live line on a terminal; otherwise one log line a minute, or JSON lines if asked for.
 
     A run is a sequence of phases, each with its own count of items and bytes. Rates are those of
-    the last two minutes. While there is a live line, the log shows on the terminal from warnings
+    the last two minutes. An outage that `stop` knows of is shown as soon as it is one. While
+    there is a live line, the log shows on the terminal from warnings
     up. Only the calling thread uses it.
     """
 
     def __init__(
-        self, summary: RunSummary, stream: OutputWrapper, *, as_json: bool = False
+        self,
+        summary: RunSummary,
+        stream: OutputWrapper,
+        *,
+        as_json: bool = False,
+        stop: Stop | None = None,
     ) -> None:
         self.phase = ""
         self.done = 0
@@ -39,6 +46,8 @@ class Progress:
         self.bytes = 0
         self._summary = summary
         self._stream = stream
+        self._stop = stop or Stop()
+        self._outage_shown = False
         self._json = as_json
         self._live = not as_json and stream.isatty()
         self._interval = LIVE_SECONDS if self._live else LOG_SECONDS
@@ -46,6 +55,7 @@ class Progress:
         self._seen: deque[tuple[float, int, int]] = deque([(self._shown_at, 0, 0)])
 
     def __enter__(self) -> Self:
+        self._stop.while_waiting = self.show_if_due
         if self._live:
             for handler in _terminal_handlers():
                 handler.addFilter(self._may_interrupt)
@@ -76,11 +86,13 @@ class Progress:
         self.show_if_due()
 
     def show_if_due(self) -> None:
-        if time.monotonic() - self._shown_at >= self._interval:
+        due = time.monotonic() - self._shown_at >= self._interval
+        if due or (self._stop.outage is not None) != self._outage_shown:
             self._show()
 
     def _show(self) -> None:
         now = self._shown_at = time.monotonic()
+        self._outage_shown = self._stop.outage is not None
         self._seen.append((now, self.done, self.bytes))
         while len(self._seen) > 1 and now - self._seen[0][0] > WINDOW_SECONDS:
             self._seen.popleft()
@@ -111,6 +123,7 @@ class Progress:
             "deduplicated": self._summary.deduplicated,
             "retries": self._summary.retries,
             "failures": dict(+self._summary.failures),
+            "waiting": _waiting(outage, now) if (outage := self._stop.outage) else None,
         }
 
     def _line(self) -> str:
@@ -126,6 +139,8 @@ class Progress:
             parts.append(f"{state['deduplicated'] / max(1, self.done):.0%} deduplicated")
         if state["retries"]:
             parts.append(f"{state['retries']} retries")
+        if state["waiting"]:
+            parts.insert(0, state["waiting"])
         return ", ".join(parts)
 
     def _may_interrupt(self, record: logging.LogRecord) -> bool:
@@ -143,6 +158,11 @@ class Progress:
         # Django would colour what goes to standard error as an error.
         self._stream.write(text, style_func=str, ending=ending)
         self._stream.flush()
+
+
+def _waiting(outage: Outage, now: float) -> str:
+    left = human_seconds(max(0, round(outage.until - now)))
+    return f"{outage.what} does not answer, waiting, {left} left"
 
 
 def _terminal_handlers() -> list[logging.Handler]:
@@ -164,9 +184,11 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(count: int) -> str:
-    """A duration for people: `41 s`, `12 min`, `3 h 20 min`."""
+    """A duration for people: `41 s`, `3 min 20 s`, `12 min`, `3 h 20 min`."""
     minutes, seconds = divmod(count, 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
+    if 0 < minutes < 10 and seconds:
+        return f"{minutes} min {seconds} s"
     return f"{minutes} min" if minutes else f"{seconds} s"

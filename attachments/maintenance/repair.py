@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Final
+from functools import partial
 
 from attachments.locks import excluding, refuse_condemned
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.run import Stop
 from attachments.models import LEGACY_PREFIX, Attachment
+from attachments.object_keys import KeyKind
+from attachments.references import referenced
 from cas.digest import Digest
 from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt, Unreachable
+from cas.storage.quarantine import examine
 
 logger = logging.getLogger(__name__)
-
-QUARANTINE_PREFIX: Final = "quarantine/"
 
 
 def repair(
@@ -25,42 +28,45 @@ def repair(
     corrupt: Sequence[Digest],
     missing: Sequence[Digest],
     unreadable: Sequence[Digest],
+    stop: Stop,
 ) -> Iterator[tuple[str, str]]:
     """Restore all from old objects and move the corrupt aside, yielding each key and its action.
 
     The action is `quarantined` or `restored`. A corrupt blob is moved only when the object to
     restore it from has been read, or there is none; an unreadable one makes way only for such an
-    object. Raises StoreError. Whoever repairs must keep a cleanup away (`LEGACY_LAYOUT`).
+    object. What nothing but holds names is left where it is. Raises StoreError, Halt, Stopped.
+    Whoever repairs must keep a cleanup away (`LEGACY_LAYOUT`).
     """
     left = set(corrupt)
-    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}):
-        if digest in unreadable and not _clear(store, digest):
+    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}, stop):
+        tries = Tries(stop, store)
+        if digest in unreadable and not tries.of(partial(_clear, store, digest)):
             continue
         if digest in left:
             left.remove(digest)
-            if _quarantine(store, digest):
+            if tries.of(partial(_quarantine, store, digest)):
                 yield digest.key, "quarantined"
-        if _restore(store, digest, source):
+        if tries.of(partial(_restore, store, digest, source)):
             yield digest.key, "restored"
     for digest in sorted(left):
-        if _quarantine(store, digest):
+        if Tries(stop, store).of(partial(_quarantine, store, digest)):
             yield digest.key, "quarantined"
 
 
-def _sources(store: BlobStore, wanted: set[Digest]) -> Iterator[tuple[Digest, str]]:
+def _sources(store: BlobStore, wanted: set[Digest], stop: Stop) -> Iterator[tuple[Digest, str]]:
     """Old objects that hold what is wanted, one for each digest.
 
     One pass over them; only those of a size that is wanted are read.
     """
-    sizes = _sizes(wanted)
+    sizes = query(partial(_sizes, wanted), stop)
     if not sizes:
         return
-    for stat in store.scan(LEGACY_PREFIX):
+    for stat in listed(store, LEGACY_PREFIX, stop):
         if stat.size not in sizes:
             continue
         try:
-            digest, _ = store.digest_of(stat.key)
-        except (Absent, Changed, Corrupt) as error:
+            digest, _ = Tries(stop, store).of(partial(store.digest_of, stat.key))
+        except (Absent, Changed, Corrupt, Unreachable) as error:
             logger.warning("%s is of no use for a repair: %s", stat.key, error)
             continue
         if digest in wanted:
@@ -91,22 +97,25 @@ def _restore(store: BlobStore, digest: Digest, source: str) -> bool:
 
 
 def _quarantine(store: BlobStore, digest: Digest) -> bool:
-    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment.
-
-    The name it gets says what it was and what its bytes are, so that one never replaces another.
-    """
+    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment."""
+    if _held(digest):
+        logger.warning("%s is corrupt and stays: an older installation names it", digest.key)
+        return False
     try:
-        found, before = store.digest_of(digest.key)
-        if found == digest:
+        examined = examine(store, digest)
+        if not examined.aside:
             return False
-        aside = f"{QUARANTINE_PREFIX}{digest}.{found}"
-        store.copy(digest.key, aside)
-        if store.digest_of(aside)[0] != found or not _remove(store, digest, before):
+        if not _remove(store, digest, examined.blob):
             logger.warning("%s is in use and was not moved aside; run this again", digest.key)
             return False
     except Absent:
         return False
-    logger.warning("moved the corrupt %s to %s; shown by %s", digest.key, aside, _shown_by(digest))
+    except Changed as error:
+        logger.warning("%s was not moved aside; run this again: %s", digest.key, error)
+        return False
+    logger.warning(
+        "moved the corrupt %s to %s; shown by %s", digest.key, examined.aside, _shown_by(digest)
+    )
     return True
 
 
@@ -133,12 +142,19 @@ def _remove(store: BlobStore, digest: Digest, seen: BlobStat) -> bool:
     ours, none can, and one that healed it since shows by another etag.
     """
     with excluding(store, [digest]) as exclusion:
-        if digest not in exclusion.removable or store.stat(digest.key).etag != seen.etag:
+        if digest not in exclusion.removable or _held(digest):
+            return False
+        if store.stat(digest.key).etag != seen.etag:
             return False
         outcomes = dict(exclusion.remove_many([digest.key]))
     if error := outcomes[digest.key]:
         raise error
     return True
+
+
+def _held(digest: Digest) -> bool:
+    """Whether holds are all that names the blob: it is not ours to move."""
+    return bool(referenced([digest])) and not referenced([digest], KeyKind.REFERENCE)
 
 
 def _sizes(digests: set[Digest]) -> set[int]:

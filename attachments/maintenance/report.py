@@ -6,9 +6,12 @@ import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
+from attachments.maintenance.passwords import without_passwords
 from attachments.maintenance.run import ExitStatus, Halt
+
+WRITABLE: Final = "Have --report name a file that can be written"
 
 
 class Report:
@@ -22,16 +25,20 @@ class Report:
         try:
             self._file = path.open("a", encoding="utf-8") if path else None
         except OSError as error:
-            raise Halt(ExitStatus.REFUSED, f"the report cannot be opened: {error}") from error
+            raise Halt(
+                ExitStatus.REFUSED, f"the report cannot be opened: {error}", first=WRITABLE
+            ) from error
 
     def write(self, record: dict[str, Any]) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(without_passwords(json.dumps(record)) + "\n")
             self._file.flush()
         except OSError as error:
-            raise Halt(ExitStatus.UNAVAILABLE, f"the report cannot be written: {error}") from error
+            raise Halt(
+                ExitStatus.UNAVAILABLE, f"the report cannot be written: {error}", first=WRITABLE
+            ) from error
 
     def __enter__(self) -> Self:
         return self

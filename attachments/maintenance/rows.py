@@ -16,23 +16,23 @@ from django.db.models.functions import Collate
 from attachments.maintenance.database import (
     CONNECTION_ERRORS,
     claim_block,
-    patiently,
     release_block,
 )
+from attachments.maintenance.retry import query
 from attachments.maintenance.run import Stop
 from attachments.models import LEGACY_PREFIX, Attachment
 
 Value = TypeVar("Value")
 
-CAS_KEY: Final = r"\Acas/[0-9a-f]{64}\Z"
-"""A migrated row's key, in the syntax Python and PostgreSQL share."""
-
 LEGACY_KEY: Final = re.compile(
     re.escape(LEGACY_PREFIX)
     + r"[0-9A-Za-z-]+/attachments/"
-    + r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}(?:\.[0-9A-Za-z]{1,10})?\Z"
+    + r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}(?:\.[^/\x00-\x1f\x7f]{1,255})?\Z"
 )
-"""What the older application named its objects: `parts/{part_id}/attachments/{uuid}.{ext}`."""
+"""What the older application named its objects: `parts/{part_id}/attachments/{uuid}.{ext}`.
+
+The extension is whatever followed the last dot of a file's name, with spaces and all.
+"""
 
 BLOCK_ROWS: Final = 128
 """Ids in a block, the unit that processes claim: few enough to share small tables evenly."""
@@ -77,12 +77,13 @@ class Group:
 
     `alone` if that was the only one when it was read; one added since belongs to a later group.
     One transfer serves them all. The size is part of what makes a group because rows that
-    disagree with their object about it fail, and must fail once each.
+    disagree with their object about it fail, and must fail once each. None is no size recorded,
+    as of a link's picture; such a row is a group of its own.
     """
 
     leader: int
     key: str
-    size: int
+    size: int | None
     block: int
     alone: bool
 
@@ -92,8 +93,7 @@ def unmigrated(ids: IdRange | None = None) -> QuerySet[Attachment]:
 
     PostgreSQL has an index of just these (migration 0005, which repeats the condition).
     """
-    rows = Attachment.objects.filter(s3_key__isnull=False).exclude(s3_key__regex=CAS_KEY)
-    return (ids or IdRange()).of(rows).order_by("pk")
+    return (ids or IdRange()).of(Attachment.objects.unmigrated()).order_by("pk")
 
 
 def members(group: Group, ids: IdRange, stop: Stop) -> Iterator[int]:
@@ -106,7 +106,7 @@ def members(group: Group, ids: IdRange, stop: Stop) -> Iterator[int]:
     below: int | None = None
     while True:
         portion = rows if below is None else rows.filter(pk__lt=below)
-        found = patiently(partial(_ids, portion), stop)
+        found = query(partial(_ids, portion), stop)
         yield from found
         if len(found) < GROUP_ROWS:
             return
@@ -190,11 +190,11 @@ class Blocks:
         return [
             Group(pk, key, size, block, alone)
             for pk, key, size, alone in leaders.values_list("pk", "s3_key", "file_size", "alone")
-            if key is not None and size is not None
+            if key is not None
         ]
 
     def _query(self, operation: Callable[[], Value]) -> Value:
-        return patiently(operation, self._stop)
+        return query(operation, self._stop)
 
 
 def bytewise(column: str) -> Collate | str:

@@ -7,57 +7,105 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from enum import IntEnum
+from dataclasses import dataclass
 from types import FrameType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+
+from cas.exit_status import ExitStatus as ExitStatus
 
 Item = TypeVar("Item")
 
 WAKE_SECONDS: Final = 0.1
 """How long a wait may go on after the run was asked to end."""
 
+PATIENCE_SECONDS = 600.0
+"""How long a store or a database that does not answer is waited for, unless told otherwise."""
 
-class ExitStatus(IntEnum):
-    """How a maintenance command ended. 1 and 2 are Django's and argparse's own."""
-
-    DONE = 0
-    ITEMS_FAILED = 3
-    REFUSED = 4
-    UNAVAILABLE = 5
-    LIMIT_REACHED = 6
-    DAMAGE_FOUND = 7
-    LOCKED = 8
-    INTERRUPTED = 9
+SHOWN_AFTER_SECONDS = 1.0
+"""An outage that is over sooner is not worth a word on the progress line."""
 
 
 class Halt(Exception):
-    """The whole run must end, with this status; the message says why and what to do."""
+    """The whole run must end, with this status; the message says why.
 
-    def __init__(self, status: ExitStatus, message: str) -> None:
+    What to do next, where it is not simply the same command again: `first` is what a person must
+    do before the command, then with the options `changed`, can do better; `command` is another
+    command to type.
+    """
+
+    def __init__(
+        self,
+        status: ExitStatus,
+        message: str,
+        *,
+        first: str = "",
+        changed: Mapping[str, Any] | None = None,
+        command: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.first = first
+        self.changed = dict(changed or {})
+        self.command = command
+
+
+def one_line(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class Stopped(Exception):
     """The run is ending: give up this item's waiting, and leave the item for the next run."""
 
 
-class Stop:
-    """Asks a run to end after what is in flight. The first reason given is the one kept."""
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What does not answer, since when and until when it is waited for (`time.monotonic()`)."""
 
-    def __init__(self) -> None:
+    what: str
+    since: float
+    until: float
+
+
+class Stop:
+    """Asks a run to end after what is in flight. The first reason given is the one kept.
+
+    `patience` is how many seconds an outage of store or database is waited for; `outages` has
+    those of this moment, by who waits. `while_waiting` is called again and again while the
+    thread that made this object waits.
+    """
+
+    def __init__(self, patience: float | None = None) -> None:
         # A signal's handler runs in the main thread, which may be in here already.
         self._lock = threading.RLock()
         self._deadline = math.inf
+        self._thread = threading.get_ident()
+        self.patience = PATIENCE_SECONDS if patience is None else patience
+        self.outages: dict[int, Outage] = {}
+        self.while_waiting: Callable[[], None] = lambda: None
         self.status: ExitStatus | None = None
         self.reason = ""
+        self.halt: Halt | None = None
+
+    @property
+    def outage(self) -> Outage | None:
+        """The outage that will end the run first, if one has lasted long enough to be told."""
+        told = time.monotonic() - SHOWN_AFTER_SECONDS
+        lasting = [outage for outage in list(self.outages.values()) if outage.since <= told]
+        return min(lasting, key=lambda outage: outage.until, default=None)
 
     def request(self, status: ExitStatus, reason: str) -> None:
         with self._lock:
             if self.status is None:
                 self.status, self.reason = status, reason
+
+    def end_by(self, halt: Halt) -> None:
+        with self._lock:
+            if self.status is None:
+                self.halt = halt
+            self.request(halt.status, str(halt))
 
     def after(self, seconds: float | None) -> None:
         """Ask to end so many seconds from now; None is no limit."""
@@ -83,6 +131,8 @@ class Stop:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, WAKE_SECONDS))
             self.check()
+            if threading.get_ident() == self._thread:
+                self.while_waiting()
 
 
 def limited(items: Iterator[Item], limit: int | None, stop: Stop, noun: str) -> Iterator[Item]:

@@ -12,12 +12,15 @@ from django.db.models import Count, Max, Q, Sum
 
 from attachments.maintenance.database import LEGACY_LAYOUT, LOCK_SPACE
 from attachments.maintenance.frame import Output, Run, running
-from attachments.maintenance.rows import CAS_KEY
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.preflight import wrong_store
+from attachments.maintenance.rows import unmigrated
+from attachments.maintenance.run import ExitStatus, Stop
 from attachments.maintenance.summary import RunSummary
 from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX, Attachment
-from cas.digest import CAS_PREFIX
+from attachments.object_keys import KeyKind
+from attachments.references import key_columns
+from cas.digest import CAS_KEY, CAS_PREFIX
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore
 
@@ -29,8 +32,9 @@ class MigrationStatus:
     """Rows by state, and bytes as the rows record them.
 
     `malformed` rows have a key of neither form; a migration reports them as failed.
-    `blob_bytes` counts a shared blob once. `runs` is how many migrations hold the lock at this
-    moment, None where the database cannot tell.
+    `blob_bytes` counts a shared blob once. `holds` are rows that keep an object from being
+    deleted, by why they do. `runs` is how many migrations hold the lock at this moment, None where
+    the database cannot tell.
     """
 
     links: int
@@ -41,6 +45,7 @@ class MigrationStatus:
     unmigrated_bytes: int
     blobs: int
     blob_bytes: int
+    holds: dict[str, int]
     runs: int | None
 
     @property
@@ -63,6 +68,7 @@ class MigrationStatus:
             "blobs": self.blobs,
             "blob_bytes": self.blob_bytes,
             "dedup_ratio": round(self.dedup_ratio, 3),
+            "holds": self.holds,
             "runs": self.runs,
         }
 
@@ -70,19 +76,22 @@ class MigrationStatus:
 @dataclass
 class StatusSummary(RunSummary):
     """How the rows stand and, if objects were checked, which are missing or of another size than
-    their rows say. `damaged_blobs` are those of them that are in the new layout.
+    their rows say. `damaged_blobs` are those of them that are in the new layout, `to_mend` is the
+    first row that only a person can mend.
     """
 
     rows: MigrationStatus | None = None
     checked: int = 0
     damaged_blobs: int = 0
+    referenced: int = 0
+    to_mend: int | None = None
 
     @property
     def items(self) -> int:
         return self.checked
 
     def judge(self) -> None:
-        if self.failures:
+        if self.failures and self.halt is None:
             self.status = ExitStatus.DAMAGE_FOUND
 
     def counts(self) -> dict[str, Any]:
@@ -119,8 +128,20 @@ def migration_status() -> MigrationStatus:
         unmigrated_bytes=(counted["bytes"] or 0) - migrated_bytes,
         blobs=blobs["count"],
         blob_bytes=blobs["bytes"] or 0,
+        holds=_holds(),
         runs=_running(),
     )
+
+
+def _holds() -> dict[str, int]:
+    """How many rows hold an object, by their reasons in words: `SOURCE refused no_part`."""
+    counted: dict[str, int] = {}
+    for column in key_columns(KeyKind.HOLD):
+        reasons = column.field.reasons
+        rows = column.rows().order_by(*reasons).values_list(*reasons).annotate(Count("pk"))
+        for *words, count in rows:
+            counted[" ".join(filter(None, words)) or str(column.model._meta.verbose_name)] = count
+    return counted
 
 
 def look(output: Output, *, objects: bool) -> StatusSummary:
@@ -130,26 +151,38 @@ def look(output: Output, *, objects: bool) -> StatusSummary:
     """
     summary = StatusSummary()
     with running(summary, output) as run:
-        summary.rows = migration_status()
+        summary.rows = run.query(migration_status)
         if objects:
             _check_objects(attachment_store(), summary, run)
+        if summary.rows.malformed and not summary.rows.legacy and summary.to_mend is None:
+            summary.to_mend = run.query(unmigrated().values_list("pk", flat=True).first)
     return summary
 
 
 def _check_objects(store: BlobStore, summary: StatusSummary, run: Run) -> None:
-    for entry in run.watch("checked", _both_layouts(store)):
+    for entry in run.watch("checked", _both_layouts(store, run.stop)):
         summary.checked += 1
+        summary.referenced += entry.referenced
         if not (entry.missing or entry.wrong_size):
             continue
         fault = "missing" if entry.missing else "wrong_size"
         summary.damaged_blobs += entry.key.startswith(CAS_PREFIX)
         summary.fail(fault, f"{fault.replace('_', ' ')}: {entry.key}, row {entry.row}")
+        if not entry.key.startswith(CAS_PREFIX):
+            summary.to_mend = summary.to_mend or entry.row
         run.report.write({"key": entry.key, "fault": fault, "row": entry.row})
+    if summary.failures["missing"] and summary.failures["missing"] == summary.referenced:
+        missing = summary.referenced
+        # All of them, and so nothing is said of each.
+        summary.failures.clear()
+        key = summary.samples[0].partition(": ")[2].partition(",")[0]
+        summary.samples.clear()
+        raise wrong_store(store, missing, key)
 
 
-def _both_layouts(store: BlobStore) -> Iterator[Entry]:
-    yield from survey(store, CAS_PREFIX)
-    yield from survey(store, LEGACY_PREFIX)
+def _both_layouts(store: BlobStore, stop: Stop) -> Iterator[Entry]:
+    yield from survey(store, CAS_PREFIX, stop)
+    yield from survey(store, LEGACY_PREFIX, stop)
 
 
 def _running() -> int | None:

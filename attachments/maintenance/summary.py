@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.run import ExitStatus, Halt, Stop
 
 SAMPLES: Final = 5
 """Failures that a summary names one by one; the report has them all."""
@@ -30,6 +31,10 @@ class RunSummary:
     failures: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    halt: Halt | None = None
+
+    WOULD_BE: ClassVar[Mapping[str, str]] = {}
+    """What a dry run calls the counts of what it did not do, to people."""
 
     @property
     def items(self) -> int:
@@ -60,7 +65,7 @@ class RunSummary:
         """The run is over: decide how it ended."""
         self.seconds = time.monotonic() - self.began
         if stop.status is not None:
-            self.status, self.reason = stop.status, stop.reason
+            self.status, self.reason, self.halt = stop.status, stop.reason, stop.halt
         self.judge()
 
     def figures(self) -> dict[str, Any]:

@@ -10,16 +10,20 @@ import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from django.apps import apps
 from django.db import connection
-from django.db.models import Q, Value
+from django.db.models import BigIntegerField, BooleanField, Q, QuerySet, Value
 from django.db.models.functions import Collate
 
-from attachments.maintenance.run import ExitStatus, Halt
-from attachments.references import REFERENCE_COLUMNS
+from attachments.maintenance.database import CONNECTION_ERRORS
+from attachments.maintenance.preflight import PROBE
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.run import ExitStatus, Halt, Stop
+from attachments.object_keys import KeyKind
+from attachments.references import KeyColumn, key_columns
 from cas.storage.base import Absent, BlobStat, BlobStore
 
 ROWS_AT_A_TIME: Final = 2000
@@ -29,11 +33,15 @@ SIZE_COLUMN: Final = "file_size"
 
 
 class Reference(NamedTuple):
-    """One row's claim on an object; `size` in bytes, None where the row does not say."""
+    """One row's claim on an object; `size` in bytes, None where the row does not say.
+
+    A `hold` only keeps the object from being deleted.
+    """
 
     key: str
     row: int
     size: int | None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Entry:
     """One key: the object there, if any, and who references it.
 
     `row` is the first referencing row; `misfit` the first one whose size is not the object's.
+    `holds` is how many rows only hold it, which are not among `rows`.
     """
 
     key: str
@@ -48,6 +57,7 @@ class Entry:
     rows: int
     row: int | None
     misfit: Reference | None
+    holds: int = 0
 
     @property
     def missing(self) -> bool:
@@ -58,95 +68,141 @@ class Entry:
         return self.stat is not None and self.misfit is not None
 
     @property
+    def referenced(self) -> bool:
+        return self.rows > 0
+
+    @property
+    def held(self) -> bool:
+        """Whether holds are all that names it."""
+        return self.rows == 0 and self.holds > 0
+
+    @property
     def unreferenced(self) -> bool:
-        return self.rows == 0
+        """Whether nothing names it."""
+        return self.rows == 0 and self.holds == 0
 
 
-def survey(store: BlobStore, prefix: str) -> Iterator[Entry]:
+def survey(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
     """Every key below `prefix` that the store holds or a row references, in byte-wise order.
 
+    What rows only hold is among them if it is there.
     Listing and rows are read while others write. What looks missing or of the wrong size is
     therefore looked at once more, directly, before it is called so; an unreferenced object is
     only a candidate, which whoever deletes must look at again under its lock.
 
-    Raises StoreError if the listing cannot be completed: only a survey that ended without an
-    error has seen everything.
+    Both go on behind what they had given when store or database were away meanwhile. Raises
+    StoreError if the listing cannot be completed: only a survey that ended without an error has
+    seen everything.
     """
-    for entry in _merged(store, prefix):
+    for entry in _merged(store, prefix, stop):
         if not (entry.missing or entry.wrong_size):
             yield entry
-        elif again := look(store, entry.key):
+        elif again := look(store, entry.key, stop):
             yield again
 
 
-def look(store: BlobStore, key: str) -> Entry | None:
+def look(store: BlobStore, key: str, stop: Stop) -> Entry | None:
     """What is at this key and who references it now; None if neither is so. Raises StoreError."""
-    claims = list(heapq.merge(*(_claims(source, {source.column: key}) for source in _sources())))
+    claims = query(partial(_claims_of, key), stop)
     try:
-        stat = store.stat(key)
+        stat = Tries(stop, store).of(partial(store.stat, key))
     except Absent:
         stat = None
-    return _entry(key, stat, claims) if claims or stat else None
+    entry = _entry(key, stat, claims)
+    return entry if entry.referenced or stat else None
 
 
-def _merged(store: BlobStore, prefix: str) -> Iterator[Entry]:
-    stats = _ascending(store.scan(prefix))
+def _claims_of(key: str) -> list[Reference]:
+    return [claim for source in _sources() for claim in _claims(source, {source.column: key})]
+
+
+def _merged(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
+    found = _ascending(listed(store, prefix, stop))
+    stats = (stat for stat in found if stat.key != PROBE.key)
     stat = next(stats, None)
-    for key, claims in itertools.groupby(references_below(prefix), key=attrgetter("key")):
+    for key, claims in itertools.groupby(references_below(prefix, stop), key=attrgetter("key")):
         while stat is not None and stat.key < key:
             yield Entry(stat.key, stat, 0, None, None)
             stat = next(stats, None)
         if stat is not None and stat.key == key:
             yield _entry(key, stat, claims)
             stat = next(stats, None)
-        else:
-            yield _entry(key, None, claims)
+        elif (entry := _entry(key, None, claims)).referenced:
+            yield entry
     while stat is not None:
         yield Entry(stat.key, stat, 0, None, None)
         stat = next(stats, None)
 
 
-def references_below(prefix: str) -> Iterator[Reference]:
-    """Every row's reference below `prefix`, from every registered column, ordered by key."""
+def references_below(prefix: str, stop: Stop) -> Iterator[Reference]:
+    """Every row's reference or hold below `prefix`, from every registered column, by key."""
     walk = _walk_postgresql if connection.vendor == "postgresql" else _walk_sqlite
-    return heapq.merge(*(walk(source, prefix) for source in _sources()))
+    walks = (walk(source, prefix, stop) for source in _sources())
+    return heapq.merge(*walks, key=attrgetter("key"))
 
 
 class _Source(NamedTuple):
     """A registered column, and the one that holds its objects' size, or an expression for none."""
 
-    model: Any
-    column: str
+    registered: KeyColumn
     size: Any
+
+    @property
+    def column(self) -> str:
+        return self.registered.name
+
+    def named(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows as `Reference`s, in tuples."""
+        hold = self.registered.field.kind is KeyKind.HOLD
+        return rows.values_list(self.column, "pk", self.size, Value(hold, BooleanField()))
 
 
 def _sources() -> Iterator[_Source]:
-    for label, column in REFERENCE_COLUMNS:
-        model = apps.get_model(label)
-        names = {field.name for field in model._meta.get_fields()}
-        yield _Source(model, column, SIZE_COLUMN if SIZE_COLUMN in names else Value(None))
+    for column in key_columns():
+        names = {field.name for field in column.model._meta.get_fields()}
+        # A hold vouches for nothing, so it cannot be wrong about a size either.
+        sized = SIZE_COLUMN in names and column.field.kind is KeyKind.REFERENCE
+        yield _Source(column, SIZE_COLUMN if sized else Value(None, BigIntegerField()))
 
 
 def _claims(source: _Source, condition: dict[str, Any]) -> Iterator[Reference]:
-    rows = source.model._default_manager.filter(**condition).order_by(source.column, "pk")
-    for found in rows.values_list(source.column, "pk", source.size):
+    rows = source.registered.rows().filter(**condition).order_by(source.column, "pk")
+    for found in source.named(rows):
         yield Reference(*found)
 
 
-def _walk_postgresql(source: _Source, prefix: str) -> Iterator[Reference]:
+def _walk_postgresql(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
     """One pass by a server-side cursor: the server sorts once, on its disk if need be.
 
     Object stores list keys by their bytes. The database sorts by its language unless told
-    otherwise, and the merge would then pass keys by.
+    otherwise, and the merge would then pass keys by. A pass whose connection was lost is taken
+    up by another one, behind the last row.
     """
-    rows = source.model._default_manager.filter(**{f"{source.column}__startswith": prefix})
-    ordered = rows.order_by(Collate(source.column, "C"), "pk")
-    named = ordered.values_list(source.column, "pk", source.size)
-    for found in named.iterator(chunk_size=ROWS_AT_A_TIME):
-        yield Reference(*found)
+    column = source.column
+    rows = source.registered.rows().filter(**{f"{column}__startswith": prefix})
+    rows = rows.alias(bytewise=Collate(column, "C")).order_by("bytewise", "pk")
+    everything = named = source.named(rows)
+    last: Reference | None = None
+    tries = Tries(stop)
+    try:
+        while True:
+            try:
+                for found in named.iterator(chunk_size=ROWS_AT_A_TIME):
+                    tries.succeeded()
+                    last = Reference(*found)
+                    yield last
+            except CONNECTION_ERRORS as error:
+                tries.failed(error)
+                if last is not None:
+                    behind = Q(bytewise__gt=last.key) | Q(**{column: last.key, "pk__gt": last.row})
+                    named = everything.filter(behind)
+            else:
+                return
+    finally:
+        tries.close()
 
 
-def _walk_sqlite(source: _Source, prefix: str) -> Iterator[Reference]:
+def _walk_sqlite(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
     """Portions along the column's index, which compares bytes.
 
     No statement may stay open between two of them: it would pin the connection to an old state
@@ -156,27 +212,29 @@ def _walk_sqlite(source: _Source, prefix: str) -> Iterator[Reference]:
     # The first string behind all that start with the prefix: its last character, one further.
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     below = Q(**{f"{column}__gte": prefix, f"{column}__lt": end})
-    rows = source.model._default_manager.filter(below).order_by(column, "pk")
-    named = rows.values_list(column, "pk", source.size)
-    portion = list(named[:ROWS_AT_A_TIME])
+    named = source.named(source.registered.rows().filter(below).order_by(column, "pk"))
+    portion: list[Any] = query(partial(list, named[:ROWS_AT_A_TIME]), stop)
     while portion:
         for found in portion:
             yield Reference(*found)
-        key, row, _size = portion[-1]
+        key, row, _size, _hold = portion[-1]
         behind = Q(**{f"{column}__gt": key}) | Q(**{column: key, "pk__gt": row})
-        portion = list(named.filter(behind)[:ROWS_AT_A_TIME])
+        portion = query(partial(list, named.filter(behind)[:ROWS_AT_A_TIME]), stop)
 
 
 def _entry(key: str, stat: BlobStat | None, claims: Iterable[Reference]) -> Entry:
-    rows = 0
+    rows = holds = 0
     first: int | None = None
     misfit: Reference | None = None
     for claim in claims:
+        if claim.hold:
+            holds += 1
+            continue
         rows += 1
         first = claim.row if first is None else first
         if misfit is None and stat is not None and claim.size not in (None, stat.size):
             misfit = claim
-    return Entry(key, stat, rows, first, misfit)
+    return Entry(key, stat, rows, first, misfit, holds)
 
 
 def _ascending(stats: Iterator[BlobStat]) -> Iterator[BlobStat]:

@@ -10,33 +10,35 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, Protocol
 
-from django.db import ProgrammingError
+from django.db import DatabaseError
 
-from attachments import references
+from attachments import references, verifications
 from attachments.locks import Hold
-from attachments.maintenance.attempts import Attempts
-from attachments.maintenance.database import patiently
 from attachments.maintenance.pacing import Bandwidth, Pace
+from attachments.maintenance.retry import Tries, lasting_end, query
 from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
+from cas.content_types import HEAD, identify
 from cas.digest import Digest, is_cas_key
+from cas.http import OPAQUE_TYPE
 from cas.storage.base import (
     Absent,
     BlobStore,
+    ByteRange,
     Corrupt,
     Ingested,
     OnBytes,
     OnDigest,
     Outcome,
+    Proofs,
     StoreError,
 )
 
 logger = logging.getLogger(__name__)
 
-# A statement that the database does not allow us, and a full disk below the rehearsal's memory,
-# fail every row alike.
-ENDS_RUN: Final = (Halt, Stopped, ProgrammingError, sqlite3.OperationalError)
+# A full disk below the rehearsal's memory fails every row alike.
+ENDS_RUN: Final = (Halt, Stopped, sqlite3.OperationalError)
 
 
 class RowOutcome(StrEnum):
@@ -72,31 +74,70 @@ class RowFault(Exception):
 
 
 class Acts(Protocol):
-    """The two steps that change something; a rehearsal has its own.
+    """The steps that change something, or look at what was changed; a rehearsal has its own.
 
     `verb` says in the log what they do to a row.
     """
 
     verb: str
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
-        """Make the object's bytes available at their CAS key."""
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
+        """Make the object's bytes available at their CAS key. Raises SizeMismatch if there are
+        not `size` of them, and StoreError."""
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        """What the stored bytes are, as `repoint` takes it; None if nothing is stored."""
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
         """Move the row. False if it no longer points at the old key."""
 
 
 class RealActs:
     verb = "migrated"
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, stop: Stop) -> None:
         self._store = store
+        self._proofs = Proofs(
+            hold=lambda blob: query(partial(verifications.holds, blob), stop),
+            record=verifications.record_at_commit,
+        )
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
-        return self._store.ingest(key, on_bytes, on_digest)
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
+        return self._store.ingest(key, on_bytes, on_digest, expected_size=size, proofs=self._proofs)
 
-    def repoint(self, row: int, old_key: str, digest: Digest, size: int, hold: Hold) -> bool:
-        return references.repoint(row, old_key, digest, size, hold)
+    def content_type(self, digest: Digest, size: int) -> str | None:
+        return content_type_of(self._store, digest, size)
+
+    def repoint(
+        self,
+        row: int,
+        old_key: str,
+        digest: Digest,
+        size: int,
+        hold: Hold,
+        content_type: str | None,
+    ) -> bool:
+        return references.repoint(row, old_key, digest, size, hold, content_type)
+
+
+def content_type_of(store: BlobStore, digest: Digest, size: int) -> str:
+    """What a blob's first bytes say it is; OPAQUE_TYPE if they do not tell. Raises StoreError."""
+    if size == 0:
+        return OPAQUE_TYPE
+    with store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
+        return identify(stream.read(HEAD)) or OPAQUE_TYPE
 
 
 class Transfer:
@@ -128,18 +169,22 @@ class Transfer:
             hold.release()
 
     def _results(self, group: Group, hold: Hold) -> Iterator[RowResult]:
-        attempts = Attempts(self._pace, self._stop, self._store)
+        tries = Tries(self._stop, self._store, self._pace)
         try:
-            ingested = attempts.of(partial(self._ingest, group, hold))
+            ingested = tries.of(partial(self._ingest, group, hold))
+            content_type = tries.of(
+                partial(self._acts.content_type, ingested.digest, ingested.size)
+            )
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
+            _end_if_lasting(error)
             for row in members(group, self._ids, self._stop):
-                yield _failed(row, group, attempts.taken(), error)
+                yield _failed(row, group, tries.taken(), error)
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, attempts, hold, stored=stored)
+            result = self._row(row, group, ingested, content_type, tries, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
@@ -149,34 +194,32 @@ class Transfer:
             raise RowFault(
                 "unknown_key", f"the key is neither below {LEGACY_PREFIX} nor cas/<digest>"
             )
-        ingested = self._acts.ingest(
+        return self._acts.ingest(
             group.key,
+            group.size,
             self._bandwidth.spend,
-            lambda digest: patiently(partial(hold.take, digest), self._stop),
+            lambda digest: query(partial(hold.take, digest), self._stop),
         )
-        if ingested.size != group.size:
-            raise RowFault(
-                "size_mismatch", f"the row says {group.size} bytes, the object has {ingested.size}"
-            )
-        return ingested
 
     def _row(
         self,
         row: int,
         group: Group,
         ingested: Ingested,
-        attempts: Attempts,
+        content_type: str | None,
+        tries: Tries,
         hold: Hold,
         *,
         stored: bool,
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = attempts.of(partial(self._repoint, row, group, digest, hold))
+            moved = tries.of(partial(self._repoint, row, group, ingested, content_type, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
-            return _failed(row, group, attempts.taken(), error)
+            _end_if_lasting(error)
+            return _failed(row, group, tries.taken(), error)
         if moved:
             outcome = RowOutcome.MIGRATED if stored else RowOutcome.DEDUPLICATED
             logger.info(
@@ -184,22 +227,27 @@ class Transfer:
                 self._acts.verb, row, group.key, digest.key, digest, outcome,
             )  # fmt: skip
         else:
-            key = patiently(partial(_key_now, row), self._stop)
+            key = query(partial(_key_now, row), self._stop)
             if key is not None and not is_cas_key(key):
                 changed = RowFault("changed", f"the row has come to point at {key}; run this again")
-                return _failed(row, group, attempts.taken(), changed)
+                return _failed(row, group, tries.taken(), changed)
             outcome = RowOutcome.SKIPPED if key is None else RowOutcome.ALREADY_DONE
-        return RowResult(row, group.key, group.size, outcome, attempts.taken(), digest)
+        return RowResult(row, group.key, ingested.size, outcome, tries.taken(), digest)
 
-    def _repoint(self, row: int, group: Group, digest: Digest, hold: Hold) -> bool:
+    def _repoint(
+        self, row: int, group: Group, ingested: Ingested, content_type: str | None, hold: Hold
+    ) -> bool:
         """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
-        repoint = partial(self._acts.repoint, row, group.key, digest, group.size, hold)
+        repoint = partial(
+            self._acts.repoint,
+            row, group.key, ingested.digest, ingested.size, hold, content_type,
+        )  # fmt: skip
         try:
-            return patiently(repoint, self._stop)
+            return query(repoint, self._stop)
         except (Absent, Corrupt):
             # Collected or damaged since it was stored: store it again, and try once more.
             self._ingest(group, hold)
-            return patiently(repoint, self._stop)
+            return query(repoint, self._stop)
 
 
 def _key_now(row: int) -> str | None:
@@ -207,20 +255,29 @@ def _key_now(row: int) -> str | None:
     return Attachment.objects.filter(pk=row).values_list("s3_key", flat=True).first()
 
 
+def _end_if_lasting(error: Exception) -> None:
+    """A table or a right that is missing fails every row alike. Raises Halt."""
+    if end := lasting_end(error):
+        raise end from error
+
+
 def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResult:
     """Log the failure; the run goes on with the other rows, whatever it was."""
-    known = isinstance(error, StoreError | RowFault)
-    code = error.code if isinstance(error, StoreError | RowFault) else "unexpected"
+    known = isinstance(error, StoreError | RowFault | DatabaseError)
+    if isinstance(error, StoreError | RowFault):
+        fault = error.code
+    else:
+        fault = "database_refused" if known else "unexpected"
     logger.error(
         "row %d was not migrated: %s: %s: %s",
-        row, group.key, code, error, exc_info=None if known else error,
+        row, group.key, fault, error, exc_info=None if known else error,
     )  # fmt: skip
     return RowResult(
         row,
         group.key,
-        group.size,
+        group.size or 0,
         RowOutcome.FAILED,
         attempts,
-        error_class=code,
-        error=str(error),
+        error_class=fault,
+        error=" ".join(str(error).split()),
     )

@@ -11,6 +11,7 @@ from typing import Any, Final
 from attachments.maintenance.run import ExitStatus
 from attachments.maintenance.summary import RunSummary
 from cas.digest import Digest
+from cas.storage.base import BlobStat
 
 SHOWN: Final = 20
 """Damaged blobs that the summary names; the report has them all."""
@@ -29,27 +30,38 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob's verdict; `size` is the bytes read, `detail` what a person should know."""
+    """One blob's verdict; `size` is the bytes read, `detail` what a person should know.
+
+    `blob` is the version that was found intact.
+    """
 
     digest: Digest
     verdict: Verdict
     size: int = 0
     detail: str = ""
+    blob: BlobStat | None = None
 
 
 @dataclass
 class VerifySummary(RunSummary):
-    """Each planned blob has one verdict, or remains. `damaged` is what is left after any repair."""
+    """Each planned blob has one verdict, or remains. `damaged` is what is left after any repair.
+
+    `to_mend` is a row that shows one of those, if any does, and `onward` the command that is the
+    next step of the whole move once all is sound.
+    """
 
     planned: int = 0
     hashed: int = 0
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     orphans: int = 0
     orphan_bytes: int = 0
+    held: int = 0
     strays: int = 0
     quarantined: int = 0
     restored: int = 0
     damaged: dict[Digest, Verified] = field(default_factory=dict)
+    to_mend: int | None = None
+    onward: str = ""
 
     @property
     def items(self) -> int:
@@ -92,6 +104,7 @@ class VerifySummary(RunSummary):
             "bytes": self.bytes,
             "orphans": self.orphans,
             "orphan_bytes": self.orphan_bytes,
+            "held": self.held,
             "strays": self.strays,
             "quarantined": self.quarantined,
             "restored": self.restored,

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from django.db.models import Q
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
-from attachments.maintenance.attempts import Attempts
+from attachments import verifications
 from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
+from attachments.maintenance.preflight import wrong_store
 from attachments.maintenance.repair import repair
-from attachments.maintenance.report import Report
-from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.retry import Tries, listed, query
+from attachments.maintenance.rows import unmigrated
+from attachments.maintenance.run import ExitStatus, Stop, Stopped
 from attachments.maintenance.survey import Entry, look, survey
 from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
-from attachments.models import Verification
+from attachments.models import LEGACY_PREFIX, Attachment, Verification
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
-from cas.storage.base import Absent, BlobStore, Corrupt, StoreError
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +73,33 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
     store = attachment_store()
     summary = VerifySummary()
     due_before = timezone.now() - options.older_than
-    # A repair relies on the old objects, which a cleanup would delete meanwhile.
-    keep_old = run_lock(LEGACY_LAYOUT, shared=True) if options.repair else nullcontext()
-    with running(summary, output) as run, run_lock("verify"), keep_old:
+    with (
+        running(summary, output) as run,
+        run_lock("verify", taken_again=True, retry=run.query),
+        _old_objects_kept(run) if options.repair else nullcontext(),
+    ):
         with ending(run.stop):
             _survey(store, summary, run)
             due = Verification.objects.filter(verified_at__lte=due_before)
             # What is missing is not there to be hashed, and so it is not due.
-            summary.planned = due.count() + summary.verdicts[Verdict.MISSING]
+            summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
             run.stop.after(options.max_seconds)
             _hash(store, options, due_before, summary, run)
         if options.repair and summary.damaged and run.stop.status in REPAIRED_AFTER:
-            _repair(store, summary, run.report)
+            _repair(store, summary, run)
+        if summary.damaged:
+            rows = Attachment.objects.referencing(islice(summary.damaged, BATCH)).order_by("pk")
+            summary.to_mend = run.query(rows.values_list("pk", flat=True).first)
+        elif run.query(unmigrated().exists):
+            summary.onward = "manage.py migrate_to_cas --dry-run"
+        elif next(listed(store, LEGACY_PREFIX, run.stop), None) is not None:
+            summary.onward = "manage.py cleanup_legacy_blobs --dry-run"
     return summary
+
+
+def _old_objects_kept(run: Run) -> AbstractContextManager[None]:
+    """A repair relies on the old objects, which a cleanup would delete meanwhile."""
+    return run_lock(LEGACY_LAYOUT, shared=True, retry=run.query)
 
 
 def _hash(
@@ -95,24 +112,26 @@ def _hash(
     """Hash what is due. However it ends, what was found intact is remembered."""
     hasher = _Hasher(store, options, run.stop)
     pool = Pool[Digest, Verified](hasher.verified, pace=hasher.pace, stop=run.stop)
-    intact: list[Digest] = []
+    intact: list[BlobStat] = []
     run.progress.begin("hashed", summary.planned)
     try:
-        for verified in pool.run(_due(due_before)):
+        for verified in pool.run(_due(due_before, run.stop)):
             if verified is not None:
                 _record(verified, summary, run)
-                if verified.verdict is Verdict.INTACT:
-                    intact.append(verified.digest)
-                    _remember(intact, at_least=BATCH)
+                if verified.blob is not None:
+                    intact.append(verified.blob)
+                    _remember(intact, run.stop, at_least=BATCH)
             run.progress.show_if_due()
     finally:
-        _remember(intact)
+        with suppress(Stopped):
+            _remember(intact, Stop(0) if run.stop.requested else run.stop)
 
 
 def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
     """Note what a look at the listing shows, and enrol every blob for its turn."""
     enrolled: list[Verification] = []
-    for entry in run.watch("listed", survey(store, CAS_PREFIX)):
+    present = 0
+    for entry in run.watch("listed", survey(store, CAS_PREFIX, run.stop)):
         if not is_cas_key(entry.key):
             summary.strays += 1
             logger.warning("below %s, but no blob's key: %s", CAS_PREFIX, entry.key)
@@ -121,21 +140,35 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
         digest = Digest.from_key(entry.key)
         if entry.stat is None:
             _damage(Verified(digest, Verdict.MISSING, detail=f"row {entry.row}"), summary, run)
-            Verification.objects.filter(digest=digest.hex).delete()
+            run.query(Verification.objects.filter(digest=digest.hex).delete)
             continue
+        present += entry.referenced
         if entry.wrong_size:
             _damage(Verified(digest, Verdict.WRONG_SIZE, detail=_misfit(entry)), summary, run)
             # Whether the blob or the row is wrong is to be known in this run.
-            Verification.objects.filter(digest=digest.hex).update(verified_at=NEVER)
+            due = Verification.objects.filter(digest=digest.hex)
+            run.query(partial(due.update, verified_at=NEVER))
+        summary.held += entry.held
         if entry.unreferenced:
             summary.orphans += 1
             summary.orphan_bytes += entry.stat.size
             run.report.write({"key": entry.key, "verdict": "orphan", "bytes": entry.stat.size})
         enrolled.append(Verification(digest=digest.hex, verified_at=NEVER))
         if len(enrolled) >= BATCH:
-            Verification.objects.bulk_create(enrolled, ignore_conflicts=True)
+            run.query(partial(_enrol, enrolled))
             enrolled.clear()
-    Verification.objects.bulk_create(enrolled, ignore_conflicts=True)
+    run.query(partial(_enrol, enrolled))
+    missing = summary.verdicts[Verdict.MISSING]
+    if missing and not present:
+        key = next(iter(summary.damaged)).key
+        summary.damaged.clear()
+        summary.verdicts.clear()
+        summary.failures.clear()
+        raise wrong_store(store, missing, key)
+
+
+def _enrol(blobs: list[Verification]) -> None:
+    Verification.objects.bulk_create(blobs, ignore_conflicts=True)
 
 
 def _misfit(entry: Entry) -> str:
@@ -144,10 +177,10 @@ def _misfit(entry: Entry) -> str:
     return f"{entry.stat.size} bytes are stored, row {entry.misfit.row} says {entry.misfit.size}"
 
 
-def _due(before: datetime) -> Iterator[Digest]:
+def _due(before: datetime, stop: Stop) -> Iterator[Digest]:
     """Enrolled blobs, the least recently verified first, in keyset portions."""
     rows = Verification.objects.filter(verified_at__lte=before).order_by("verified_at", "digest")
-    portion = list(rows[:BATCH])
+    portion: list[Verification] = query(partial(list, rows[:BATCH]), stop)
     while portion:
         for row in portion:
             yield Digest(row.digest)
@@ -155,7 +188,7 @@ def _due(before: datetime) -> Iterator[Digest]:
         behind = Q(verified_at__gt=last.verified_at) | Q(
             verified_at=last.verified_at, digest__gt=last.digest
         )
-        portion = list(rows.filter(behind)[:BATCH])
+        portion = query(partial(list, rows.filter(behind)[:BATCH]), stop)
 
 
 class _Hasher:
@@ -169,12 +202,12 @@ class _Hasher:
         self._stop = stop
 
     def verified(self, digest: Digest) -> Iterator[Verified]:
-        attempts = Attempts(self.pace, self._stop, self._store)
+        tries = Tries(self._stop, self._store, self.pace)
         try:
-            yield attempts.of(partial(self._once, digest))
+            yield tries.of(partial(self._once, digest))
         except Absent:
             # Missing if a row still says otherwise, else deleted since the survey.
-            entry = look(self._store, digest.key)
+            entry = look(self._store, digest.key, self._stop)
             gone = entry is None or not entry.missing
             yield Verified(digest, Verdict.GONE if gone else Verdict.MISSING)
         except Corrupt as error:
@@ -186,17 +219,17 @@ class _Hasher:
         if not self._read_all:
             stat = self._store.stat(digest.key)
             if stat.sha256 is not None:
-                return self._verdict(digest, stat.sha256, stat.size)
+                return self._verdict(digest, stat.sha256, stat)
         found, stat = self._store.digest_of(digest.key, self._bandwidth.spend)
         if found != digest:
             # Damaged at rest, or only on the way to us? A second reading tells.
             found, stat = self._store.digest_of(digest.key, self._bandwidth.spend)
-        return self._verdict(digest, found, stat.size)
+        return self._verdict(digest, found, stat)
 
-    def _verdict(self, digest: Digest, found: Digest, size: int) -> Verified:
+    def _verdict(self, digest: Digest, found: Digest, blob: BlobStat) -> Verified:
         if found == digest:
-            return Verified(digest, Verdict.INTACT, size)
-        return Verified(digest, Verdict.CORRUPT, size, f"its bytes hash to {found}")
+            return Verified(digest, Verdict.INTACT, blob.size, blob=blob)
+        return Verified(digest, Verdict.CORRUPT, blob.size, f"its bytes hash to {found}")
 
 
 def _record(verified: Verified, summary: VerifySummary, run: Run) -> None:
@@ -205,7 +238,7 @@ def _record(verified: Verified, summary: VerifySummary, run: Run) -> None:
     summary.bytes += verified.size
     run.progress.step(verified.size)
     if verified.verdict is Verdict.GONE:
-        Verification.objects.filter(digest=verified.digest.hex).delete()
+        run.query(Verification.objects.filter(digest=verified.digest.hex).delete)
     if verified.verdict in (Verdict.INTACT, Verdict.GONE):
         summary.note(verified)
         run.report.write({"key": verified.digest.key, "verdict": str(verified.verdict)})
@@ -222,21 +255,20 @@ def _damage(verified: Verified, summary: VerifySummary, run: Run) -> None:
         run.stop.request(ExitStatus.DAMAGE_FOUND, "too much damage to go on")
 
 
-def _remember(intact: list[Digest], *, at_least: int = 1) -> None:
+def _remember(intact: list[BlobStat], stop: Stop, *, at_least: int = 1) -> None:
     if len(intact) >= at_least:
-        found = Verification.objects.filter(digest__in=[digest.hex for digest in intact])
-        found.update(verified_at=timezone.now())
+        query(partial(verifications.record, intact), stop)
         intact.clear()
 
 
-def _repair(store: BlobStore, summary: VerifySummary, report: Report) -> None:
+def _repair(store: BlobStore, summary: VerifySummary, run: Run) -> None:
     # A blob of the wrong size that hashes to its key is sound: its row is what is wrong.
     corrupt, missing, unreadable = (
         [digest for digest, found in summary.damaged.items() if found.verdict is verdict]
         for verdict in (Verdict.CORRUPT, Verdict.MISSING, Verdict.UNREADABLE)
     )
-    for key, action in repair(store, corrupt, missing, unreadable):
-        report.write({"key": key, "action": action})
+    for key, action in repair(store, corrupt, missing, unreadable, run.stop):
+        run.report.write({"key": key, "action": action})
         summary.quarantined += action == "quarantined"
         if action == "restored":
             summary.restored += 1

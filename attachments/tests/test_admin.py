@@ -191,7 +191,7 @@ class TestStoreFaults:
         create = type(disk_store).create
         created: list[Staged] = []
 
-        def second_fails(self, staged):
+        def second_fails(self, staged, *proofs):
             if created:
                 # The row is written, and inside the transaction, before the bytes are.
                 assert Attachment.objects.filter(s3_key=staged.digest.key).exists()
@@ -212,14 +212,14 @@ class TestStoreFaults:
         assert "Nothing was saved" in shown
         assert str(fault) not in shown
         # What was typed is still there to be sent again.
-        assert 'value="Typed description"' in shown
+        assert "Typed description</textarea>" in shown
         assert 'value="Typed title"' in shown
         part.refresh_from_db()
         assert (part.description, part.cover_attachment_id) == ("Voltage regulator", None)
         assert not Attachment.objects.exists()
 
     def test_a_new_part_is_not_half_saved_either(self, disk_store, admin_client, monkeypatch):
-        def fails(self, staged):
+        def fails(self, staged, *proofs):
             raise Unreachable("connection refused")
 
         monkeypatch.setattr(type(disk_store), "create", fails)

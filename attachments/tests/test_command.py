@@ -46,13 +46,14 @@ ALL_OPTIONS = {
     ),
     "collect_garbage": "--grace 0s --max-delete-percent 0 --dry-run --json --report r",
     "migration_status": "--check-objects --json --report r",
+    "mend_row": "17 --point-at parts/1/a --dry-run --json --report r --patience 90s",
     "import_legacy": (
         "--parts p.csv --attachments a.csv --types t.csv --without sellers --dry-run --json "
         "--report r"
     ),
 }
 
-NOTHING_GIVEN = dict.fromkeys(ALL_OPTIONS, "")
+NOTHING_GIVEN = dict.fromkeys(ALL_OPTIONS, "") | {"mend_row": "17"}
 
 
 def command_called(name: str) -> MaintenanceCommand:
@@ -93,7 +94,7 @@ def test_a_rehearsed_cleanup_is_made_with_the_same_limits() -> None:
 
     given = "--min-age 30d --max-delete 5 --verify-content --report r"
     for status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED):
-        rehearsed = CleanupSummary(dry_run=True, status=status)
+        rehearsed = CleanupSummary(dry_run=True, status=status, deleted=1)
         assert after("cleanup_legacy_blobs", f"--dry-run {given}", rehearsed) == (
             "CAS_MIGRATION_DELETE_OLD_OBJECTS=true manage.py cleanup_legacy_blobs --report r "
             "--min-age 30d --max-delete 5 --verify-content"
@@ -116,13 +117,14 @@ def test_a_migration_goes_on_with_everything_but_its_limit() -> None:
     )
 
 
-def test_an_abnormal_share_is_to_be_looked_at_first() -> None:
-    from attachments.maintenance.collect import CollectSummary
+def test_rates_are_those_of_the_whole_run() -> None:
+    from attachments.maintenance.migrate import MigrationSummary
+    from attachments.maintenance.transfer import RowOutcome
 
-    refused = CollectSummary(status=ExitStatus.REFUSED)
-    assert after("collect_garbage", "--grace 30d", refused) == (
-        "manage.py collect_garbage --dry-run --grace 30d"
-    )
+    summary = MigrationSummary(bytes=10, seconds=2.0)
+    summary.outcomes[RowOutcome.MIGRATED] = 5
+    figures = summary.figures()
+    assert (figures["items_per_second"], figures["bytes_per_second"]) == (2.5, 5)
 
 
 def interrupted() -> None:
@@ -207,11 +209,11 @@ def test_a_store_that_denies_ends_each_command_in_the_same_way(
     summary = summary_of(output)
     assert status == ExitStatus.UNAVAILABLE
     assert "AccessDenied" in summary["reason"]
-    assert summary["next"].startswith(f"manage.py {name} --json")
+    assert f"rights they need, then: manage.py {name} --json" in summary["next"]
     status, output = run(name, *COMMANDS[name])
     assert status == ExitStatus.UNAVAILABLE
     assert "reason  " in output
-    assert f"Next: manage.py {name}" in output
+    assert f", then: manage.py {name}" in output
 
 
 @on_disk
@@ -227,7 +229,10 @@ def test_a_report_that_cannot_be_written_ends_a_run(
     opened = Path(path).exists()
     assert status == (ExitStatus.UNAVAILABLE if opened else ExitStatus.REFUSED)
     assert summary["reason"].startswith("the report cannot be")
-    assert summary["next"] == f"manage.py migrate_to_cas --json --report {path}"
+    assert summary["next"] == (
+        "Have --report name a file that can be written, then: "
+        f"manage.py migrate_to_cas --json --report {path}"
+    )
 
 
 @on_disk
@@ -238,7 +243,9 @@ def test_a_refusal_before_the_run_is_a_summary_too(store: BlobStore) -> None:
         summary = summary_of(output)
         assert (status, summary["status"]) == (ExitStatus.REFUSED, "refused")
         assert "--yes-i-am-sure" in summary["reason"]
-        assert summary["next"] == f"manage.py {name} --json"
+        assert summary["next"] == (
+            f"Be at a terminal or give --yes-i-am-sure, then: manage.py {name} --json"
+        )
 
 
 class Keyboard(StringIO):
@@ -275,6 +282,8 @@ def test_a_person_is_asked(
 @on_disk
 @pytest.mark.django_db(transaction=True)
 def test_damage_is_a_summary_too(store: BlobStore, part: Part) -> None:
+    make_legacy(store, part, b"there")
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     make_row(part, Digest.of(b"lost").key, 4)
     status, output = run("collect_garbage", "--yes-i-am-sure", "--json")
     summary = summary_of(output)
@@ -314,4 +323,6 @@ def test_a_migration_and_a_cleanup_keep_each_other_away(
         connection.settings_dict = {**connection.settings_dict, "NAME": before}
     ((status, output),) = outcome
     assert status == ExitStatus.LOCKED
-    assert summary_of(output)["next"] == f"manage.py {name} --json"
+    assert summary_of(output)["next"] == (
+        f"Wait until the other run has ended, then: manage.py {name} --json"
+    )

@@ -14,11 +14,11 @@ from attachments.maintenance import database, pacing
 from attachments.maintenance.database import (
     LEGACY_LAYOUT,
     claim_block,
-    patiently,
     release_block,
     require_lock,
     run_lock,
 )
+from attachments.maintenance.retry import query
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.tests.legacy import run, terminate_others
 from cas.digest import Digest
@@ -126,7 +126,7 @@ def test_shared_locks_and_claims_outlive_their_connection() -> None:
 
     with run_lock(LEGACY_LAYOUT, shared=True):
         assert claim_block(7)
-        assert patiently(Cut(), Stop()) == 2
+        assert query(Cut(), Stop()) == 2
         assert others() == (ExitStatus.LOCKED, False)
         release_block(7)
     assert others() == (ExitStatus.DONE, True)
@@ -150,7 +150,7 @@ def test_a_run_ends_when_another_took_its_lock_meanwhile() -> None:
         assert entered.wait(20)
 
     with run_lock(LEGACY_LAYOUT, shared=True), pytest.raises(Halt) as halted:
-        patiently(Cut(meanwhile=begin), Stop())
+        query(Cut(meanwhile=begin), Stop())
     leave.set()
     other.join()
     assert halted.value.status is ExitStatus.LOCKED
@@ -162,7 +162,7 @@ def test_a_lock_held_alone_is_not_taken_again() -> None:
     """Others may have begun and ended meanwhile; what was checked before need not hold now."""
     with run_lock(LEGACY_LAYOUT):
         require_lock(LEGACY_LAYOUT)
-        patiently(Cut(), Stop())
+        query(Cut(), Stop())
         with pytest.raises(Halt) as halted:
             require_lock(LEGACY_LAYOUT)
     assert halted.value.status is ExitStatus.UNAVAILABLE

@@ -5,17 +5,20 @@ import pytest
 from django.apps import apps
 from django.db import connections, models, transaction
 from django.test.utils import isolate_apps
+from django.utils import timezone
 
 from attachments import references
 from attachments.locks import Hold, hold_shared
 from attachments.models import Attachment, Verification
+from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.tests.factories import PDF, legacy_row, staged, stored_row
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
 from cas.storage.base import Absent, Corrupt, Unreachable
-from parts.models import Part
+from parts.models import Part, SourceRow
 
 DIGEST = Digest.of(PDF)
+PDF_TYPE = "application/pdf"
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ class Recording:
         self.failure = failure
         self.rows_seen = []
 
-    def create(self, staged):
+    def create(self, staged, *proofs):
         self.rows_seen.append(Attachment.objects.filter(s3_key=staged.digest.key).count())
         if self.failure:
             raise self.failure
@@ -100,10 +103,12 @@ def test_copying_what_is_gone_says_so(disk_store, part):
 def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
-    assert not references.repoint(row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold())
+    assert not references.repoint(
+        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold(), PDF_TYPE
+    )
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold())
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold())
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -111,10 +116,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold())
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold(), PDF_TYPE)
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold())
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold(), PDF_TYPE)
     row.refresh_from_db()
     assert row.is_legacy
 
@@ -154,7 +159,7 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
     looked, deleted = Event(), Event()
 
     class Slow:
-        def create(self, staged):
+        def create(self, staged, *proofs):
             outcome = store.create(staged)
             looked.set()
             deleted.wait(2)
@@ -223,20 +228,34 @@ NO_KEY = (models.IntegerField, models.BooleanField, models.DateField)
 """Kinds of columns that cannot hold a key, whatever is written into them."""
 
 HOLD_NO_KEY = {
-    "attachments.Attachment": {"attachment_type", "title", "url", "filename", "content_type"},
-    # What was verified when; it is meant to outlive its blobs and to keep none.
-    "attachments.Verification": {"digest"},
-    # What is being deleted.
-    "attachments.CondemnedBlob": {"digest"},
-    "parts.Type": {"name"},
-    "parts.Tag": {"name"},
-    "parts.Part": {
-        "key", "description", "manufacturer", "manufacturer_code", "product_page", "seller",
-        "seller_link", "package", "pin_pitch", "voltage_rating", "input_voltage",
-        "output_voltage", "mounting_type", "series", "dimensions", "search_text",
-    },
+    "attachments.Attachment": (
+        "what people are told of the file, or the address of a web page",
+        {"attachment_type", "title", "url", "filename", "content_type"},
+    ),
+    "attachments.Verification": (
+        "what was verified when; it is meant to outlive its blobs and to keep none",
+        {"digest", "etag"},
+    ),
+    "attachments.CondemnedBlob": ("what is being deleted", {"digest"}),
+    "parts.Type": ("a name", {"name"}),
+    "parts.Tag": ("a name", {"name"}),
+    "parts.Part": (
+        "what people write about a part",
+        {
+            "key", "description", "manufacturer", "manufacturer_code", "product_page", "seller",
+            "seller_link", "package", "pin_pitch", "voltage_rating", "input_voltage",
+            "output_voltage", "mounting_type", "series", "dimensions", "search_text",
+        },
+    ),
+    "parts.SourceRow": (
+        "which row of an older installation it is, and what became of it",
+        {
+            "source", "source_table", "source_id", "name", "state", "reason_code", "reason",
+            "release_cause",
+        },
+    ),
 }  # fmt: skip
-"""Columns that could hold a key and were looked at: what they hold refers to no blob."""
+"""Columns that could hold a key and were looked at: why what they hold refers to no blob."""
 
 
 def columns_that_could_hold_a_key(model):
@@ -255,9 +274,36 @@ def test_every_column_that_can_hold_a_key_is_registered():
         if model.__module__.partition(".")[0] in OURS
         for column in columns_that_could_hold_a_key(model)
     }
-    looked_at = {(label, column) for label, names in HOLD_NO_KEY.items() for column in names}
-    assert found - looked_at == set(references.REFERENCE_COLUMNS)
+    looked_at = {(label, name) for label, (_why, names) in HOLD_NO_KEY.items() for name in names}
+    registered = {(model._meta.label, field.column) for model, field in references.key_columns()}
+    assert found - looked_at == registered
+    assert registered == {("attachments.Attachment", "s3_key"), ("parts.SourceRow", "object_key")}
     assert looked_at <= found, "columns that are gone or can hold no key"
+
+
+def test_a_column_carries_its_kind_and_so_does_its_copy():
+    reference = references.key_columns(KeyKind.REFERENCE)
+    hold = references.key_columns(KeyKind.HOLD)
+    assert [column.model for column in reference] == [Attachment]
+    assert [column.model for column in hold] == [SourceRow]
+    copied = hold[0].field.clone()
+    assert (copied.kind, copied.active) == (KeyKind.HOLD, hold[0].field.active)
+
+
+def test_a_reference_cannot_be_released():
+    with pytest.raises(ValueError, match="only a hold"):
+        ObjectKeyField(max_length=10, active=models.Q(pk=1))
+
+
+@pytest.mark.django_db
+def test_what_a_hold_names_is_not_garbage_until_it_is_released():
+    row = SourceRow.objects.create(
+        source="old", source_table="part_attachments", source_id="1", object_key=DIGEST.key
+    )
+    assert references.referenced({DIGEST}) == {DIGEST}
+    row.released_at, row.release_cause = timezone.now(), SourceRow.Release.FORGOTTEN
+    row.save()
+    assert references.referenced({DIGEST}) == set()
 
 
 @isolate_apps("attachments")

@@ -13,9 +13,10 @@ from django.test import Client
 
 from attachments.maintenance.rows import Blocks, IdRange, unmigrated
 from attachments.maintenance.run import Stop
+from attachments.maintenance.status import migration_status
 from attachments.models import Attachment
 from attachments.tests.legacy import make_row
-from cas.digest import Digest
+from cas.digest import Digest, is_cas_key
 from cas.storage.base import BlobStore
 from parts.models import Part
 
@@ -35,6 +36,26 @@ def test_only_an_exact_key_counts_as_migrated(part: Part, key: str) -> None:
     make_row(part, Digest.of(b"a").key, 1)
     row = make_row(part, key, 1)
     assert list(unmigrated()) == [row]
+
+
+@pytest.mark.parametrize("key", [*NEARLY_MIGRATED, "cas/nothex", Digest.of(b"b").key, None])
+def test_migrated_means_one_thing(part: Part, key: str | None, admin_client: Client) -> None:
+    """In the queries, the model, the status and the admin's filter alike."""
+    row = make_row(part, "parts/x", 1)
+    if key is None:
+        Attachment.objects.filter(pk=row.pk).update(attachment_type="url", url="https://a.b")
+    Attachment.objects.filter(pk=row.pk).update(s3_key=key)
+    row.refresh_from_db()
+    migrated = key is not None and is_cas_key(key)
+    left = key is not None and not migrated
+    assert (row.digest is not None) == migrated
+    assert list(Attachment.objects.migrated()) == ([row] if migrated else [])
+    assert list(Attachment.objects.unmigrated()) == ([row] if left else [])
+    status = migration_status()
+    assert (status.migrated, status.unmigrated, status.links) == (migrated, left, key is None)
+    for choice, listed in (("migrated", migrated), ("legacy", left)):
+        page = admin_client.get(f"/admin/attachments/attachment/?storage={choice}")
+        assert len(page.context["cl"].queryset) == listed
 
 
 @contextmanager

@@ -14,12 +14,12 @@ import pytest
 from django.core.management.base import OutputWrapper
 from django.db import OperationalError, connection
 
-from attachments.maintenance import database, pacing
-from attachments.maintenance.attempts import Attempts
+from attachments.maintenance import pacing
 from attachments.maintenance.command import duration, size
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
 from attachments.maintenance.progress import Progress, human_bytes
+from attachments.maintenance.retry import Tries, query
 from attachments.maintenance.rows import LEGACY_KEY, IdRange
 from attachments.maintenance.run import (
     ExitStatus,
@@ -241,7 +241,7 @@ def test_a_store_that_does_not_answer_is_asked_less(
             raise answer
         return answer
 
-    assert Attempts(pace, Stop(), disk_store).of(operation) == 7
+    assert Tries(Stop(), disk_store, pace).of(operation) == 7
     assert pace.in_flight == 4
 
 
@@ -289,7 +289,7 @@ def test_a_database_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatc
             raise answer
         return answer
 
-    assert database.patiently(operation, Stop()) == 7
+    assert query(operation, Stop()) == 7
 
 
 @pytest.mark.django_db
@@ -301,7 +301,7 @@ def test_a_database_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch
         raise OperationalError("gone")
 
     with pytest.raises(Halt) as halted:
-        database.patiently(gone, Stop())
+        query(gone, Stop())
     assert halted.value.status is ExitStatus.UNAVAILABLE
 
 
@@ -386,7 +386,9 @@ def test_progress_without_a_terminal_is_logged(caplog: pytest.LogCaptureFixture)
         ("parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", True),
         ("parts/17/attachments/6F1ED002AB5945CD8E1C1C7B1E5F6F3A.JPG", True),
         ("parts/ABCD/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a", True),
+        ("parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.data sheet (größer)", True),
         ("parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf\n", False),
+        ("parts/17/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf/x", False),
         ("parts/17/attachments/datasheet.pdf", False),
         ("parts/17/covers/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", False),
         ("parts/1/2/attachments/6f1ed002-ab59-45cd-8e1c-1c7b1e5f6f3a.pdf", False),

@@ -55,6 +55,7 @@ def test_rows_by_state(store: BlobStore, part: Part) -> None:
         "blobs": 2,
         "blob_bytes": 6,
         "dedup_ratio": 1.667,
+        "holds": {},
         "runs": figures["runs"],
         "samples": [],
         "next": "manage.py migrate_to_cas --dry-run",
@@ -63,11 +64,12 @@ def test_rows_by_state(store: BlobStore, part: Part) -> None:
 
 @on_disk
 def test_what_a_repair_cannot_bring_back_is_not_sent_there(store: BlobStore, part: Part) -> None:
-    """A missing object of the older layout: the migration is to say what is the matter."""
-    make_row(part, legacy_key(part), 1)
+    """A missing object of the older layout: only a person can say what is to become of the row."""
+    make_legacy(store, part, b"there")
+    row = make_row(part, legacy_key(part), 1)
     status, figures = status_of("--check-objects")
     assert status == ExitStatus.DAMAGE_FOUND
-    assert figures["next"] == "manage.py migrate_to_cas --dry-run"
+    assert figures["next"] == f"manage.py mend_row {row.pk}"
 
 
 @on_disk

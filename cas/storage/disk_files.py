@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -19,6 +19,7 @@ from cas.storage.base import (
     Corrupt,
     Denied,
     OnBytes,
+    Staged,
     StoreError,
     StoreFull,
     Unreachable,
@@ -50,6 +51,14 @@ _MEANING: Final[dict[int, type[StoreError]]] = {
     errno.ENFILE: Unreachable,
 }
 
+_CURES: Final = {
+    errno.EACCES: "Give the user of this process the right to it",
+    errno.EDQUOT: "Make room, or raise the quota",
+    errno.EIO: "The medium fails: look at the system's log",
+    errno.ENOSPC: "Make room on that file system",
+    errno.EROFS: "Find out why (the system's log says), and mount the file system writable again",
+}
+
 
 @contextlib.contextmanager
 def translated(key: str) -> Iterator[None]:
@@ -57,8 +66,16 @@ def translated(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = _MEANING.get(error.errno or 0, StoreError)
-        raise kind(error.strerror or str(error), key=key) from error
+        raise store_error(error, key) from error
+
+
+def store_error(error: OSError, key: str = "") -> StoreError:
+    """The StoreError that an OSError about `key` amounts to."""
+    number = error.errno or 0
+    message = error.strerror or str(error)
+    if cure := _CURES.get(number):
+        message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
+    return _MEANING.get(number, StoreError)(message, key=key)
 
 
 class OpenBlob(io.FileIO):
@@ -122,6 +139,27 @@ def copy_hashed(source: BinaryIO, target: Path, on_bytes: OnBytes | None = None)
     return hasher
 
 
+def link_staged(staged: Staged, temporary: Path) -> None:
+    """Give the staged bytes a second name, or copy them if they are on another filesystem.
+
+    A link costs nothing but the file's size is all it checks; the upload was hashed while
+    this very file was written. A copy is hashed again as it is made.
+    """
+    try:
+        with staged.path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != staged.size:
+                raise Corrupt("the staged file is not as long as what was hashed")
+            try:
+                os.link(staged.path, temporary)
+            except OSError as error:
+                if error.errno not in NO_HARD_LINKS:
+                    raise
+                if copy_hashed(stream, temporary).digest != staged.digest:
+                    raise Corrupt("the staged file is not what was hashed") from None
+    except FileNotFoundError as error:
+        raise Corrupt("the staged file is gone") from error
+
+
 def fsync_directory(path: Path) -> None:
     """Make the directory's names durable: fsync of a file does not cover its name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -154,11 +192,17 @@ def make_directories(path: Path, mode: int | None) -> None:
     fsync_directory(path.parent)
 
 
-def remove_old_files(directory: Path, older_than: datetime, *, dry_run: bool) -> Iterator[str]:
+def remove_old_files(
+    directory: Path,
+    older_than: datetime,
+    *,
+    dry_run: bool,
+    spared: Callable[[Path], bool] = lambda path: False,
+) -> Iterator[str]:
     """Delete the files of a staging directory last written before `older_than`.
 
     Yields a description of each. Such a file is nobody's any more: what is being received or
-    copied is being written.
+    copied is being written. `spared` may know better of one.
     """
     with translated(directory.name), os.scandir(directory) as entries:
         for entry in entries:
@@ -167,6 +211,8 @@ def remove_old_files(directory: Path, older_than: datetime, *, dry_run: bool) ->
             except FileNotFoundError:
                 continue
             if found.st_mtime >= older_than.timestamp() or not modes.S_ISREG(found.st_mode):
+                continue
+            if spared(Path(entry.path)):
                 continue
             if not dry_run:
                 Path(entry.path).unlink(missing_ok=True)

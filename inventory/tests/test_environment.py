@@ -81,8 +81,10 @@ BAD: list[tuple[str, Kind]] = [
     ("10.0.0.1/8", NETWORKS),
     ("example.org", ADDRESS),
     ("/proc/no/such", DIRECTORY),
-    # These had a limit in the app's own checks alone, which no server runs.
+    # These had a limit in the app's own checks alone.
     ("short", FIELDS["CAS_URL_SIGNING_KEYS"]),
+    ("ab" * 30, FIELDS["CAS_URL_SIGNING_KEYS"]),
+    ("Change-Me-" + "0123456789" * 4, FIELDS["CAS_URL_SIGNING_KEYS"]),
     ("/ends/", FIELDS["CAS_ACCEL_PREFIX"]),
 ]
 

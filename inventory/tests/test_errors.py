@@ -72,7 +72,6 @@ def assert_error(response: Any, status: int, code: str) -> dict[str, Any]:
         (RequestDataTooBig(), 413, "body_too_large"),
         (DataError(), 400, "bad_request"),
         (IntegrityError(), 409, "conflict"),
-        (Denied("no"), 500, "store_error"),
         (Corrupt("bad"), 500, "store_error"),
         (Absent("gone"), 500, "store_error"),
         (StoreFull("full"), 507, "store_full"),
@@ -90,6 +89,7 @@ def test_exceptions_become_answers(
     ("error", "code"),
     [
         (Unreachable("down"), "store_unreachable"),
+        (Denied("no"), "store_denied"),
         (OperationalError(), "database_unavailable"),
         (InterfaceError(), "database_unavailable"),
         # As PostgreSQL ends a session that idles in a transaction.

@@ -12,6 +12,7 @@ from attachments.maintenance.command import (
     MaintenanceCommand,
     add_asking,
     add_output,
+    add_versions,
     duration,
     positive,
 )
@@ -22,7 +23,7 @@ from attachments.maintenance.run import ExitStatus
 class Command(MaintenanceCommand):
     help = (
         "Deletes objects of the older layout that no row references. Refuses unless every row is "
-        "migrated, every referenced object is there in the right size, and "
+        "migrated, every referenced object is there and hashes to its key, and "
         "CAS_MIGRATION_DELETE_OLD_OBJECTS=true."
     )
 
@@ -36,8 +37,15 @@ class Command(MaintenanceCommand):
         parser.add_argument("--max-delete", type=positive, help="delete at most so many objects")
         parser.add_argument(
             "--verify-content", action="store_true",
-            help="hash every referenced object again before anything is deleted",
+            help="hash every referenced object again before anything is deleted; otherwise those "
+            "that were not verified since they were written",
         )  # fmt: skip
+        parser.add_argument(
+            "--delete-unnamed", action="store_true",
+            help="once rows of an older installation were imported: also delete what none of "
+            "them ever named",
+        )  # fmt: skip
+        add_versions(parser)
         parser.add_argument("--workers", type=positive, default=4, help="objects hashed at a time")
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CleanupSummary:
@@ -49,7 +57,9 @@ class Command(MaintenanceCommand):
                 min_age=timedelta(seconds=options["min_age"]),
                 max_delete=options["max_delete"],
                 verify_content=options["verify_content"],
+                unnamed=options["delete_unnamed"],
                 workers=options["workers"],
+                versions=options["delete_versions"],
             ),
             output,
         )
@@ -57,10 +67,9 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: CleanupSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DAMAGE_FOUND:
             return "manage.py verify_cas --repair"
-        if summary.status is ExitStatus.REFUSED or (
-            summary.status is ExitStatus.DONE and not summary.dry_run
-        ):
-            return "manage.py migration_status"
-        if summary.dry_run and summary.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED):
+        over = summary.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED)
+        if summary.dry_run and over and summary.deleted:
             return f"CAS_MIGRATION_DELETE_OLD_OBJECTS=true {self.again(options, dry_run=None)}"
+        if summary.status is ExitStatus.DONE:
+            return "manage.py collect_garbage --dry-run"
         return self.again(options)

@@ -17,19 +17,14 @@ from attachments.maintenance.collect import (
 )
 from attachments.maintenance.command import (
     MaintenanceCommand,
+    Percent,
     add_asking,
     add_output,
+    add_versions,
     duration,
 )
 from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
-
-
-class Percent(float):
-    """Written without a point if it needs none."""
-
-    def __str__(self) -> str:
-        return repr(float(self)).removesuffix(".0")
 
 
 def percent(text: str) -> Percent:
@@ -58,6 +53,8 @@ class Command(MaintenanceCommand):
             f"{FEW} blobs if that is more)",
         )  # fmt: skip
 
+        add_versions(parser)
+
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CollectSummary:
         if self.must_ask(options):
             self.confirm("Blobs that no row references will be deleted for good.")
@@ -66,6 +63,7 @@ class Command(MaintenanceCommand):
                 grace=timedelta(seconds=options["grace"]),
                 max_percent=options["max_delete_percent"],
                 dry_run=options["dry_run"],
+                versions=options["delete_versions"],
             ),
             output,
         )
@@ -73,9 +71,6 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: CollectSummary, options: dict[str, Any]) -> str | None:
         if summary.status is ExitStatus.DAMAGE_FOUND:
             return "manage.py verify_cas --repair"
-        if summary.status is ExitStatus.REFUSED:
-            # What was refused is to be looked at first.
-            return self.again(options, dry_run=True)
         if summary.status is not ExitStatus.DONE:
             return self.again(options)
         if not summary.dry_run or not summary.garbage:

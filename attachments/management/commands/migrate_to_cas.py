@@ -17,8 +17,9 @@ from attachments.maintenance.command import (
 )
 from attachments.maintenance.frame import Output
 from attachments.maintenance.migrate import MigrationOptions, MigrationSummary, migrate
+from attachments.maintenance.retry import query
 from attachments.maintenance.rows import IdRange, unmigrated
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.run import ExitStatus, Stop
 
 
 def id_range(text: str) -> IdRange:
@@ -54,7 +55,7 @@ class Command(MaintenanceCommand):
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> MigrationSummary:
         if self.must_ask(options):
-            rows = unmigrated(options["id_range"]).count()
+            rows = query(unmigrated(options["id_range"]).count, Stop(options["patience"]))
             self.confirm(f"{rows} rows will be moved to content-addressed keys.")
         return migrate(
             MigrationOptions(
@@ -72,8 +73,10 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: MigrationSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DONE:
             return self.again(options, dry_run=None) if summary.dry_run else "manage.py verify_cas"
-        if summary.status is ExitStatus.ITEMS_FAILED and summary.failures:
-            return "manage.py migration_status --check-objects"
+        if summary.status is ExitStatus.ITEMS_FAILED and summary.to_mend is not None:
+            return f"manage.py mend_row {summary.to_mend}"
+        if summary.failures["database_refused"] or summary.failures["unexpected"]:
+            return f"Put right what the samples say, then: {self.again(options)}"
         if summary.dry_run:
             # It begins anew each time: with its limits it would not see more than this time.
             return self.again(options, limit=None, max_duration=None)

@@ -28,10 +28,9 @@ class Command(MaintenanceCommand):
     def next_command(self, summary: StatusSummary, options: dict[str, Any]) -> str:
         if summary.damaged_blobs:
             return "manage.py verify_cas --repair"
-        if summary.rows is None or summary.status not in (
-            ExitStatus.DONE,
-            ExitStatus.DAMAGE_FOUND,
-        ):
+        if summary.to_mend is not None:
+            return f"manage.py mend_row {summary.to_mend}"
+        if summary.rows is None or summary.status is not ExitStatus.DONE:
             return self.again(options)
         if summary.rows.unmigrated:
             return "manage.py migrate_to_cas --dry-run"

@@ -66,12 +66,15 @@ class Command(MaintenanceCommand):
             output,
         )
 
-    def next_command(self, summary: VerifySummary, options: dict[str, Any]) -> str:
+    def next_command(self, summary: VerifySummary, options: dict[str, Any]) -> str | None:
         if summary.damaged:
-            if options["repair"] and not summary.reason:
-                return "manage.py migration_status --check-objects"
-            return self.again(options, repair=True)
+            if not options["repair"] or summary.reason:
+                return self.again(options, repair=True)
+            if summary.to_mend is not None:
+                return f"manage.py mend_row {summary.to_mend}"
+            # No row shows what is damaged, and it was moved aside if it could be.
+            return "manage.py collect_garbage --dry-run"
         if summary.status is ExitStatus.DONE:
-            return "manage.py cleanup_legacy_blobs --dry-run"
+            return summary.onward or None
         # What this run has verified comes last, but unless told so the next one does it as well.
         return self.again(options, older_than=options["older_than"] or A_DAY)

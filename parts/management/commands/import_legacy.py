@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from django.core.management.base import CommandError, CommandParser
 
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output
 from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
-from parts.adoption import dumps, postgresql
-from parts.adoption.run import ImportOptions, import_rows
-from parts.adoption.sources import Opening, Table
-from parts.adoption.summary import ImportSummary
+from attachments.maintenance.summary import RunSummary
+from parts.legacy_import import dumps, postgresql
+from parts.legacy_import.release import Release, forget, retire
+from parts.legacy_import.run import ImportOptions, import_rows
+from parts.legacy_import.sources import Opening, Table
 
-FILES: Final = {
-    "parts": Table.PARTS,
-    "attachments": Table.ATTACHMENTS,
-    "types": Table.TYPES,
-    "sellers": Table.SELLERS,
-}
-"""Options that name a dump, by the table that is in it."""
+SOURCE: Final = "older"
+"""The name of a source that was given none."""
+
+PASSWORDS: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*(?=@)|([?&])password=[^&]*&?")
 
 
 class Command(MaintenanceCommand):
@@ -40,45 +38,81 @@ class Command(MaintenanceCommand):
             help="postgresql://USER@HOST/NAME of the older database; the password is better given "
             "as PGPASSWORD or in ~/.pgpass",
         )  # fmt: skip
-        for option, table in FILES.items():
-            parser.add_argument(
-                f"--{option}", type=Path, metavar="FILE",
-                help=f"a dump of the table {table}: JSON array, JSON lines, or CSV with a header",
-            )  # fmt: skip
+        parser.add_argument(
+            "--dump", type=Path, metavar="DIRECTORY",
+            help="a directory with a file for each table, named after it (parts.csv, "
+            "parts.jsonl): CSV with a header, or JSON lines",
+        )  # fmt: skip
+        parser.add_argument(
+            "--source", metavar="NAME", default=SOURCE,
+            help="the name by which the older installation is remembered ('%(default)s')",
+        )  # fmt: skip
         parser.add_argument(
             "--without", type=Table, choices=[Table.TYPES, Table.SELLERS], action="append",
             default=[], help="import parts without the names that this missing table would hold",
         )  # fmt: skip
+        parser.add_argument(
+            "--retire", metavar="NAME",
+            help="let go of the old objects of all rows that were imported from this source, "
+            "instead of importing: the older installation is switched off",
+        )  # fmt: skip
+        parser.add_argument(
+            "--forget", metavar="ROW", action="append", default=[],
+            help="let go of a row that was not imported and of its object, instead of importing: "
+            "TABLE/ID, or a reason for all rows refused for it. May be repeated",
+        )  # fmt: skip
 
-    def run_maintenance(self, options: dict[str, Any], output: Output) -> ImportSummary:
+    def run_maintenance(self, options: dict[str, Any], output: Output) -> RunSummary:
         opening = _opening(options)
-        if self.must_ask(options):
-            self.confirm("Parts and attachments will be added.")
+        without = frozenset(options["without"])
+        confirm = self.confirm if self.must_ask(options) else None
+        if options["retire"]:
+            release = Release(options["retire"], options["dry_run"], confirm, without)
+            return retire(release, opening, output)
+        if options["forget"]:
+            release = Release(options["source"], options["dry_run"], confirm)
+            return forget(release, options["forget"], output)
+        if opening is None:
+            raise CommandError("give --database or --dump")
+        if confirm:
+            confirm("Parts and attachments will be added.")
         return import_rows(
             opening,
-            ImportOptions(without=frozenset(options["without"]), dry_run=options["dry_run"]),
+            ImportOptions(
+                source=options["source"],
+                without=without,
+                dry_run=options["dry_run"],
+            ),
             output,
         )
 
-    def next_command(self, summary: ImportSummary, options: dict[str, Any]) -> str:
+    def next_command(self, summary: RunSummary, options: dict[str, Any]) -> str:
         if summary.status is not ExitStatus.DONE:
             return self.again(options)
         if summary.dry_run:
             return self.again(options, dry_run=None)
+        if options["retire"]:
+            return "manage.py cleanup_legacy_blobs --dry-run"
+        if options["forget"]:
+            return "manage.py migration_status"
         return "manage.py migrate_to_cas --dry-run"
 
     def again(self, options: dict[str, Any], **changed: Any) -> str:
         """As for every command, but never with the password."""
-        url = options["database"]
-        if url and (password := urlsplit(url).password):
-            changed["database"] = url.replace(f":{password}@", "@", 1)
+        if url := options["database"]:
+            changed["database"] = PASSWORDS.sub(r"\1\2", url)
         return super().again(options, **changed)
 
 
-def _opening(options: dict[str, Any]) -> Opening:
-    paths = {table: options[name] for name, table in FILES.items() if options[name]}
-    if options["database"] and not paths:
+def _opening(options: dict[str, Any]) -> Opening | None:
+    """What is to be read. Raises CommandError for options that do not go together."""
+    given = {name for name in ("database", "dump", "retire", "forget", "without") if options[name]}
+    if {"database", "dump"} <= given:
+        raise CommandError("give --database or --dump, not both")
+    if "forget" in given and given != {"forget"}:
+        raise CommandError("--forget goes with --source and nothing else")
+    if "retire" in given and options["source"] != SOURCE:
+        raise CommandError("name the source after --retire, without --source")
+    if options["database"]:
         return postgresql.opened(options["database"])
-    if not options["database"] and {Table.PARTS, Table.ATTACHMENTS} <= paths.keys():
-        return dumps.opened(paths)
-    raise CommandError("give either --database, or --parts and --attachments")
+    return dumps.opened(options["dump"]) if options["dump"] else None

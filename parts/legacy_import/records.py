@@ -1,0 +1,287 @@
+"""An older row as a value that the models accept, or the reason why they would not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+
+from attachments.models import LEGACY_PREFIX, Attachment
+from cas.content_types import canonical
+from cas.digest import is_cas_key
+from parts.addresses import is_executed
+from parts.legacy_import.file_names import OCTETS, file_name, likely_type, name_in
+from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
+from parts.models import Part, Tag, Type
+
+Raw = Mapping[str, Any]
+
+LONGEST_ID: Final = 100
+"""Characters of an id that the table of source rows has room for, with what may be added."""
+
+LONGEST_URL: Final = 2000
+
+LARGEST_SIZE: Final = 2**63 - 1
+
+LARGEST_KEPT_ID: Final = 2**53 - 1
+"""A larger id is not kept: clients that read JSON numbers as doubles would confuse it with its
+neighbours, and ids would run out behind the largest that a column can hold."""
+
+MOST_PINS: Final = 2**31 - 1
+"""What the column holds on PostgreSQL; SQLite's would hold more."""
+
+TEXT_COLUMNS: Final = (
+    "description",
+    "manufacturer",
+    "manufacturer_code",
+    "product_page",
+    "seller_link",
+    "package",
+    "pin_pitch",
+    "voltage_rating",
+    "input_voltage",
+    "output_voltage",
+    "mounting_type",
+    "series",
+    "dimensions",
+)
+
+PART_COLUMNS: Final = frozenset(TEXT_COLUMNS) | {
+    "id", "key", "pin_count", "type", "type_id", "seller", "seller_id", "tags",
+    "cover_attachment_id", "attachment_set_id", "created_at", "updated_at",
+}  # fmt: skip
+
+ATTACHMENT_COLUMNS: Final = frozenset(
+    {
+        "id", "part_id", "attachment_set_id", "attachment_type", "title", "s3_key", "url",
+        "filename", "content_type", "file_size", "created_at", "updated_at",
+    }
+)  # fmt: skip
+
+_CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
+
+
+class Lookup(Protocol):
+    """What a part's row says by ids, found in the source's other tables."""
+
+    def name(self, kind: str, reference: str) -> str | None:
+        """The name of a type or seller; None if there is no such id."""
+
+    def used(self, kind: str, name: str) -> None:
+        """A part's row has this name itself."""
+
+    def seller(self, part: str) -> tuple[str | None, str]:
+        """The id of a part's first seller, and the link to the part there."""
+
+    def tags(self, part: str) -> list[str]:
+        """The names of a part's tags, from tables of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """A part as its row here will be; `fields` are those that are copied as they are."""
+
+    source_id: str
+    key: str
+    cover: str | None
+    set_id: str | None
+    type_name: str
+    tags: list[str]
+    created: datetime | None
+    updated: datetime | None
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentRecord:
+    """An attachment as its row here will be, but for its part. Sizes in bytes.
+
+    `owner` is the id of its part, or of its set. A `size` that the source does not know is taken
+    from the object.
+    """
+
+    source_id: str
+    owner: str
+    kind: str
+    s3_key: str | None
+    url: str | None
+    filename: str | None
+    size: int | None
+    content_type: str | None
+    title: str
+    created: datetime | None
+    updated: datetime | None
+
+    @property
+    def has_picture(self) -> bool:
+        return model_of(self).has_picture
+
+
+def parse_part(raw: Raw, lookup: Lookup) -> PartRecord:
+    """Raises BadRow."""
+    source_id = _id(raw)
+    fields: dict[str, Any] = {column: text(raw.get(column), column) for column in TEXT_COLUMNS}
+    seller, link = lookup.seller(source_id)
+    fields["seller"] = _named(raw, "seller", lookup) or _by_id("seller", seller, lookup)
+    fields["seller_link"] = fields["seller_link"] or link
+    for column in ("product_page", "seller_link"):
+        fields[column] = fields[column].strip()
+    fields["pin_count"] = whole(raw.get("pin_count"), "pin_count")
+    if fields["pin_count"] is not None and not 1 <= fields["pin_count"] <= MOST_PINS:
+        raise BadRow("invalid", f"pin_count is not from 1 to {MOST_PINS}")
+    record = PartRecord(
+        source_id=source_id,
+        key=text(raw.get("key"), "key"),
+        cover=identifier(raw.get("cover_attachment_id"), "cover_attachment_id"),
+        set_id=identifier(raw.get("attachment_set_id"), "attachment_set_id"),
+        type_name=_named(raw, "type", lookup),
+        tags=names(raw["tags"], "tags") if "tags" in raw else lookup.tags(source_id),
+        created=moment(raw.get("created_at"), "created_at"),
+        updated=moment(raw.get("updated_at"), "updated_at"),
+        fields=fields,
+    )
+    _check(Part(key=record.key, **fields), "type", "cover_attachment")
+    if record.type_name:
+        _check(Type(name=record.type_name))
+    for name in record.tags:
+        _check(Tag(name=name))
+    return record
+
+
+def parse_attachment(raw: Raw, owner_column: str) -> AttachmentRecord:
+    """Raises BadRow."""
+    source_id = _id(raw)
+    owner = identifier(raw.get(owner_column), owner_column)
+    if owner is None:
+        raise BadRow("invalid", f"{owner_column} is empty")
+    kind = text(raw.get("attachment_type"), "attachment_type").strip().lower()
+    key = text(raw.get("s3_key"), "s3_key") or None
+    url = text(raw.get("url"), "url").strip() or None
+    title = text(raw.get("title"), "title").strip()
+    content_type = filename = None
+    if key is not None:
+        given = canonical(text(raw.get("content_type"), "content_type"))
+        content_type = likely_type(kind, key) if given in OCTETS else given
+        named = text(raw.get("filename"), "filename") or name_in(url) or title
+        if kind != Attachment.Kind.URL or raw.get("filename"):
+            filename = file_name(named, content_type, key)
+    record = AttachmentRecord(
+        source_id=source_id,
+        owner=owner,
+        kind=kind,
+        s3_key=key,
+        url=url,
+        filename=filename,
+        size=whole(raw.get("file_size"), "file_size") if key is not None else None,
+        content_type=content_type,
+        title=title or (filename or url or "")[:255],
+        created=moment(raw.get("created_at"), "created_at"),
+        updated=moment(raw.get("updated_at"), "updated_at"),
+    )
+    _check_kind(record)
+    _check(model_of(record), "part", "url")
+    return record
+
+
+def model_of(record: AttachmentRecord) -> Attachment:
+    """The unsaved row, without its part and its id."""
+    # A time the source does not know is left None, for `create_with_times`.
+    times: dict[str, Any] = {"created_at": record.created, "updated_at": record.updated}
+    return Attachment(
+        attachment_type=record.kind,
+        title=record.title,
+        s3_key=record.s3_key,
+        url=record.url,
+        filename=record.filename,
+        content_type=record.content_type,
+        file_size=record.size,
+        **times,
+    )
+
+
+def own_id(source_id: str | None) -> int | None:
+    """The id to keep here if it is free; None if it is not one that should be kept."""
+    if source_id is None or not re.fullmatch(r"[1-9][0-9]{0,15}", source_id):
+        return None
+    number = int(source_id)
+    return number if number <= LARGEST_KEPT_ID else None
+
+
+def _id(raw: Raw) -> str:
+    found = identifier(raw.get("id"), "id")
+    if found is None:
+        raise BadRow("invalid", "id is empty")
+    if len(found) > LONGEST_ID:
+        raise BadRow("invalid", f"id is longer than {LONGEST_ID} characters")
+    return found
+
+
+def _named(raw: Raw, column: str, lookup: Lookup) -> str:
+    """The name in the column itself, or the one that the column of ids stands for."""
+    if name := text(raw.get(column), column).strip():
+        lookup.used(column, name)
+        return name
+    reference = identifier(raw.get(f"{column}_id"), f"{column}_id")
+    return _by_id(column, reference, lookup)
+
+
+def _by_id(column: str, reference: str | None, lookup: Lookup) -> str:
+    if reference is None:
+        return ""
+    name = lookup.name(column, reference)
+    if name is None:
+        raise BadRow("invalid", f"{column}_id {reference} is not among the {column}s")
+    return name
+
+
+def _check_kind(record: AttachmentRecord) -> None:
+    """What the row's type implies; the database would only say which constraint refused."""
+    if len(record.url or "") > LONGEST_URL:
+        raise BadRow("invalid", f"url is longer than {LONGEST_URL} characters")
+    if is_executed(record.url or ""):
+        raise BadRow("invalid", "url is one that a browser would run")
+    if record.kind == Attachment.Kind.URL:
+        _check_link(record.url)
+    elif record.s3_key is None:
+        raise BadRow("invalid", "s3_key is empty")
+    if record.s3_key is None:
+        return
+    if record.size is not None and not 0 <= record.size <= LARGEST_SIZE:
+        raise BadRow("invalid", "file_size is not the size of a file")
+    if not (is_cas_key(record.s3_key) or is_older_key(record.s3_key)):
+        raise BadRow("unknown_key", "s3_key is neither below parts/ nor cas/{hash}")
+    if not _CONTENT_TYPE.fullmatch(record.content_type or ""):
+        raise BadRow("invalid", "content_type is not a media type")
+
+
+def _check_link(url: str | None) -> None:
+    if url is None:
+        raise BadRow("invalid", "url is empty")
+    if not url.lower().startswith(("http://", "https://")):
+        raise BadRow("invalid", "url is not an http or https link")
+
+
+def is_older_key(key: str) -> bool:
+    """Whether this is a key below `parts/` that every store can keep: it names no directory."""
+    pieces = key.split("/")
+    return (
+        key.startswith(LEGACY_PREFIX)
+        and not {"", ".", ".."} & set(pieces)
+        and all(character >= " " and character != "\x7f" for character in key)
+    )
+
+
+def _check(row: Model, *unchecked: str) -> None:
+    """Lengths, ranges, choices and forms, as the model's own fields judge them."""
+    try:
+        row.clean_fields(exclude={*unchecked, "created_at", "updated_at"})
+    except ValidationError as error:
+        reason = "; ".join(
+            f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()
+        )
+        raise BadRow("invalid", reason) from None

@@ -1,0 +1,202 @@
+"""Brings the rows of an older installation in: read, plan, check, record, and only then write.
+
+A rehearsal is the same without the last two steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
+from attachments.maintenance.frame import Output, Run, running
+from cas.storage import attachment_store
+from parts.legacy_import import plan
+from parts.legacy_import.here import read_rows_here
+from parts.legacy_import.ids import reserve_ids
+from parts.legacy_import.loads import PlannedPart, loads
+from parts.legacy_import.objects import check_objects, prove_blobs
+from parts.legacy_import.reading import Reader
+from parts.legacy_import.scratch import TABLES, scratch
+from parts.legacy_import.shapes import Shape
+from parts.legacy_import.source_rows import SourceRows
+from parts.legacy_import.sources import Opening, Table
+from parts.legacy_import.summary import ImportSummary
+from parts.legacy_import.writing import Writer, Written, rehearsed
+
+logger = logging.getLogger(__name__)
+
+IMPORT: Final = "import"
+"""The lock of an import. Two at once would each find that the other's rows are not here yet."""
+
+# What the plan alone decides: every row but those that are still to be written.
+DECIDED: Final = """
+SELECT number, id, map_id, {name} AS name, fault, reason, target, {lost_cover} AS lost_cover,
+    coalesce(outcome, CASE WHEN fault IS NOT NULL THEN 'failed' END) AS outcome
+FROM {table} WHERE fault IS NOT NULL OR outcome IS NOT NULL OR {lost_cover} IS NOT NULL
+ORDER BY number
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """`source` names the older installation in the table of source rows.
+
+    `without` names tables of names that are left out although rows refer to them.
+    """
+
+    source: str
+    without: frozenset[Table] = frozenset()
+    dry_run: bool = False
+
+
+def import_rows(opening: Opening, options: ImportOptions, output: Output) -> ImportSummary:
+    """Import what is not here yet, or rehearse it. Raises Halt if there can be no report.
+
+    An error of the database ends the run where it is; the next one finds what was written.
+    """
+    summary = ImportSummary(dry_run=options.dry_run, source=options.source)
+    # The second lock keeps cleanups away: rows are about to name objects of the older layout.
+    with (
+        running(summary, output) as run,
+        run_lock(IMPORT, retry=run.query),
+        run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
+        scratch() as database,
+    ):
+        with opening as source:
+            reader = Reader(database, source, options.without, run)
+            reader.read()
+            summary.left_out = reader.left_out
+        shape = reader.shape
+        source_rows = SourceRows(options.source, shape)
+        _identify(database, options.source, shape)
+        if not options.dry_run:
+            for recorded in run.watch("recorded", source_rows.record(database)):
+                run.progress.done += recorded - 1
+        _plan(database, shape, summary, run)
+        if not options.dry_run:
+            source_rows.settle_decided(database)
+        _report_decided(database, shape, summary, run)
+        _write(database, shape, Writer(source_rows), summary, run)
+    return summary
+
+
+def _identify(database: sqlite3.Connection, source: str, shape: Shape) -> None:
+    """Read what is here and was imported before. Raises Halt if that was another source."""
+    read_rows_here(database, source, shape)
+    plan.identify(database, shape)
+    plan.check_same_source(database, source)
+
+
+def _plan(database: sqlite3.Connection, shape: Shape, summary: ImportSummary, run: Run) -> None:
+    """Decide about every row; nothing here is changed. Raises StoreError, Stopped."""
+    run.progress.begin("planned")
+    plan.match(database)
+    check_objects(database, attachment_store(), run.stop)
+    for name, planned in plan.settle(database).items():
+        summary.plan(_table(name, shape), planned)
+
+
+def _table(name: str, shape: Shape) -> str:
+    """The source's table that a scratch table holds the rows of."""
+    return str(Table.PARTS if name == "part" else shape.attachments)
+
+
+def _report_decided(
+    database: sqlite3.Connection, shape: Shape, summary: ImportSummary, run: Run
+) -> None:
+    """Tell of the rows that the plan refused or found here, and of covers that are lost."""
+    for name in TABLES:
+        parts, table = name == "part", _table(name, shape)
+        query = DECIDED.format(
+            name="key" if parts else "coalesce(s3_key, url)",
+            lost_cover="lost_cover" if parts else "NULL",
+            table=name,
+        )
+        for row in database.execute(query):
+            if row["lost_cover"]:
+                _lose_cover(summary, row["name"], row["lost_cover"], run)
+            if row["outcome"] is None:
+                continue
+            failed = row["outcome"] == "failed"
+            if failed:
+                _blame(summary, table, row["map_id"], row["name"], row["fault"], row["reason"])
+            run.report.write(
+                {
+                    "table": table,
+                    "row": row["number"],
+                    "id": row["id"],
+                    "forget_as": f"{table}/{row['map_id']}",
+                    "name": row["name"],
+                    "outcome": row["outcome"],
+                    "new_id": row["target"],
+                    "dry_run": summary.dry_run,
+                    "error_class": row["fault"] if failed or row["target"] is None else None,
+                    "error": row["reason"] if failed or row["target"] is None else None,
+                }
+            )
+
+
+def _write(
+    database: sqlite3.Connection, shape: Shape, writer: Writer, summary: ImportSummary, run: Run
+) -> None:
+    """Write what the plan left to be written, or say so. Raises StoreError, Stopped."""
+    if not summary.dry_run:
+        reserve_ids(database)
+    store = attachment_store()
+    run.progress.begin("imported", summary.remaining)
+    for portion in loads(database):
+        run.stop.check()
+        if not summary.dry_run:
+            prove_blobs(store, portion, run.stop)
+        for written in rehearsed(portion) if summary.dry_run else writer.write(portion):
+            _record(written, shape, summary, run)
+            run.progress.step(0 if written.fault else written.size)
+
+
+def _record(written: Written, shape: Shape, summary: ImportSummary, run: Run) -> None:
+    planned, table = written.planned, _table(written.table, shape)
+    if isinstance(planned, PlannedPart):
+        name: str | None = planned.key
+        source_id = planned.source_id
+    else:
+        name = planned.record.s3_key or planned.record.url
+        source_id = planned.record.source_id
+        if planned.is_cover and (written.fault or not planned.record.has_picture):
+            why = "it is not imported" if written.fault else "its bytes are no picture"
+            _lose_cover(summary, planned.part_key, why, run)
+    summary.count(table, written.fault, written.size)
+    if written.fault:
+        _blame(summary, table, planned.map_id, name, written.fault, written.reason)
+    else:
+        verb = "would import" if summary.dry_run else "imported"
+        logger.info("%s %s/%s (%s)", verb, table, planned.map_id, name)
+    run.report.write(
+        {
+            "table": table,
+            "row": planned.number,
+            "id": source_id,
+            "forget_as": f"{table}/{planned.map_id}",
+            "name": name,
+            "outcome": "failed" if written.fault else "imported",
+            "new_id": written.new_id,
+            "dry_run": summary.dry_run,
+            "error_class": written.fault or None,
+            "error": written.reason or None,
+        }
+    )
+
+
+def _lose_cover(summary: ImportSummary, part: str, reason: str, run: Run) -> None:
+    summary.lost_covers[part] = reason
+    logger.warning("the cover of part %s is not imported: %s", part, reason)
+    run.report.write({"part": part, "outcome": "cover_lost", "error": reason})
+
+
+def _blame(
+    summary: ImportSummary, table: str, row_id: str, name: str | None, fault: str, reason: str
+) -> None:
+    summary.blame(table, row_id, name or "unnamed", fault, reason)
+    logger.error("%s/%s (%s) is not imported: %s: %s", table, row_id, name, fault, reason)

@@ -1,0 +1,319 @@
+"""What source rows remember and hold, and how it is let go of: the map, --forget and --retire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from attachments import references
+from attachments.locks import _lock_number
+from attachments.models import Attachment
+from attachments.tests.legacy import on_disk, put, run, summary_of
+from attachments.timestamps import create_with_times
+from cas.digest import Digest
+from cas.storage.base import BlobStore
+from parts.legacy_import.source_rows import SourceRows
+from parts.models import Part, SourceRow
+from parts.tests.older import (
+    Row,
+    collection,
+    dump,
+    older_file,
+    older_link,
+    older_part,
+    put_blob,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+STATE = SourceRow.State
+REFUSED_KEY = "parts/3/attachments/00000000-0000-0000-0000-00000000000d.pdf"
+
+
+def legacy(*options: str) -> tuple[int, dict[str, Any]]:
+    status, output = run("import_legacy", "--yes-i-am-sure", "--json", *options)
+    return status, summary_of(output)
+
+
+def import_from(
+    directory: Path, parts: Sequence[Row], files: Sequence[Row], *options: str
+) -> tuple[int, dict[str, Any]]:
+    tables = {"parts": parts, "part_attachments": files}
+    return legacy("--dump", str(dump(directory / "dump", tables)), *options)
+
+
+def one_refused(store: BlobStore, directory: Path) -> tuple[list[Row], list[Row]]:
+    """A collection of which one file is refused: its row says another size."""
+    parts, files = collection(store)
+    files[3]["file_size"] = 99
+    status, summary = import_from(directory, parts, files)
+    assert (status, summary["failures"]) == (3, {"object_size": 1})
+    return parts, files
+
+
+def clean(settings: Any) -> None:
+    settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
+    for command in ("migrate_to_cas", "cleanup_legacy_blobs"):
+        status, output = run(command, "--yes-i-am-sure")
+        assert status == 0, output
+
+
+def legacy_keys(store: BlobStore) -> set[str]:
+    return {stat.key for stat in store.scan("parts/")}
+
+
+def states() -> dict[str, tuple[str, str]]:
+    rows = SourceRow.objects.filter(source_table="part_attachments")
+    return {row.source_id: (row.state, row.reason_code) for row in rows}
+
+
+@on_disk
+def test_every_row_is_recorded_with_what_became_of_it(store: BlobStore, tmp_path: Path) -> None:
+    _parts, files = one_refused(store, tmp_path)
+    accepted = {str(row["id"]): (STATE.ACCEPTED, "") for row in files}
+    assert states() == {**accepted, "13": (STATE.REFUSED, "object_size")}
+    row = SourceRow.objects.get(source_table="part_attachments", source_id="11")
+    assert (row.source, row.object_key, row.object_size) == ("older", files[1]["s3_key"], 9)
+    assert Attachment.objects.get(pk=row.our_id or 0).title == row.name == "File 11"
+    part = SourceRow.objects.get(source_table="parts", source_id="1")
+    assert Part.objects.get(pk=part.our_id or 0).key == part.name
+
+
+@on_disk
+def test_a_dry_run_records_nothing(store: BlobStore, tmp_path: Path) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files, "--dry-run")[0] == 0
+    assert not SourceRow.objects.exists()
+
+
+def test_a_refused_row_is_held_until_it_is_forgotten(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = one_refused(store, tmp_path)
+    there = legacy_keys(store)
+    clean(settings)
+    assert legacy_keys(store) == there
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == {REFUSED_KEY}
+
+    for wrong, told in (
+        ("part_attachments/11", "retired"),
+        ("part_attachments/99", "no row"),
+        ("nonsense", "no row"),
+    ):
+        status, summary = legacy("--forget", wrong)
+        assert status == 4
+        assert told in summary["reason"]
+    name = ("--forget", "part_attachments/13")
+    status, summary = legacy(*name, "--dry-run")
+    assert (status, summary["rows_released"], summary["objects_released"]) == (0, 1, 1)
+    clean(settings)
+    assert legacy_keys(store) == {REFUSED_KEY}
+    assert legacy(*name)[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == set()
+
+    status, summary = import_from(tmp_path, parts, files)
+    assert (status, summary["part_attachments"]["forgotten"]) == (0, 1)
+
+
+@on_disk
+def test_rows_are_forgotten_by_their_reason(store: BlobStore, tmp_path: Path) -> None:
+    one_refused(store, tmp_path)
+    status, summary = legacy("--forget", "object_size")
+    assert (status, summary["rows_released"], summary["bytes"]) == (0, 1, 99)
+    row = SourceRow.objects.get(release_cause=SourceRow.Release.FORGOTTEN)
+    assert row.source_id == "13"
+
+
+@on_disk
+def test_a_row_that_was_mended_comes_over(store: BlobStore, tmp_path: Path) -> None:
+    parts, files = one_refused(store, tmp_path)
+    files[3]["file_size"] = 5
+    status, summary = import_from(tmp_path, parts, files)
+    assert status == 0
+    assert summary["part_attachments"]["imported"] == 1
+    assert states()["13"] == (STATE.ACCEPTED, "")
+    assert SourceRow.objects.get(object_key=REFUSED_KEY).released_at is None
+
+
+@on_disk
+def test_a_source_is_not_retired_while_it_has_rows_that_were_not_read(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    status, summary = import_from(tmp_path, parts, [*files, older_link(20, 1)], "--retire", "older")
+    assert status == 4
+    assert "never read" in summary["reason"]
+    SourceRow.objects.filter(source_id="11").update(state=STATE.UNTRIED)
+    status, summary = legacy("--retire", "older")
+    assert status == 4
+    assert "part_attachments/11" in summary["reason"]
+    status, summary = legacy("--retire", "other")
+    assert status == 4
+    assert "there is: older" in summary["reason"]
+    assert not SourceRow.objects.exclude(released_at=None).exists()
+
+
+@on_disk
+def test_nobody_is_asked_and_so_nothing_is_retired(store: BlobStore, tmp_path: Path) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    for options in (("--retire", "older"), ("--forget", "part_attachments/1")):
+        status, output = run("import_legacy", *options)
+        assert status == 4, output
+    assert not SourceRow.objects.exclude(released_at=None).exists()
+
+
+@on_disk
+def test_another_installation_under_a_name_in_use_is_refused(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    others = (
+        [older_part(1, key="ZZZZ")],
+        [older_part(77, key="ZZZZ")],
+    )
+    for other in others:
+        status, summary = import_from(tmp_path, other, [])
+        assert status == 4
+        assert "--source NAME" in summary["reason"]
+    status, summary = import_from(tmp_path, others[0], [], "--source", "workshop")
+    assert (status, summary["parts"]["imported"]) == (0, 1)
+    assert SourceRow.objects.filter(source="workshop", source_id="1").exists()
+    assert Part.objects.get(key="ZZZZ").pk != 1
+
+
+@on_disk
+def test_two_parts_with_one_key_are_never_one(store: BlobStore, tmp_path: Path) -> None:
+    """Not even if they are described alike; only the time they were made tells."""
+    parts, files = collection(store)
+    alike = {"description": "Older part 1", "manufacturer_code": "CRCW1"}
+    ours = Part.objects.create(key=parts[0]["key"], **alike)
+    status, summary = import_from(tmp_path, parts, files)
+    assert (status, summary["failures"]) == (3, {"conflict": 1, "no_part": 2})
+    assert not ours.attachments.exists()
+
+
+@on_disk
+def test_what_was_deleted_here_stays_deleted(store: BlobStore, tmp_path: Path) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    Part.objects.get(pk=1).delete()
+    Attachment.objects.get(title="File 12").delete()
+    put(store, "parts/1/attachments/new.pdf", b"new")
+    new = older_file(30, 1, 3, s3_key="parts/1/attachments/new.pdf")
+    status, summary = import_from(tmp_path, parts, [*files, new])
+    assert status == 3
+    assert (summary["parts"]["deleted_here"], summary["part_attachments"]["deleted_here"]) == (1, 3)
+    assert summary["failures"] == {"no_part": 1}
+    assert Attachment.objects.count() == 2
+
+
+@on_disk
+def test_an_id_of_a_row_that_was_deleted_is_not_given_to_another(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    """The map would take the other one for it."""
+    assert import_from(tmp_path, [older_part(5)], [])[0] == 0
+    Part.objects.get(pk=5).delete()
+    status, _summary = import_from(tmp_path, [older_part(5, key="ZZZZ")], [], "--source", "other")
+    assert status == 0
+    assert Part.objects.get(key="ZZZZ").pk != 5
+
+
+@on_disk
+def test_rows_from_before_there_was_a_map_are_found(store: BlobStore, tmp_path: Path) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    SourceRow.objects.all().delete()
+    before = list(Attachment.objects.order_by("pk").values())
+    status, summary = import_from(tmp_path, parts, files)
+    assert status == 0, summary
+    assert summary["part_attachments"]["already_here"] == 5
+    assert list(Attachment.objects.order_by("pk").values()) == before
+    assert {row.our_id for row in SourceRow.objects.filter(source_table="parts")} == {1, 2, 3}
+
+    SourceRow.objects.all().delete()
+    Attachment.objects.get(title="File 10").delete()
+    put(store, "parts/1/attachments/twin.pdf", b"datasheet")
+    twin = older_file(40, 1, 9, s3_key="parts/1/attachments/twin.pdf")
+    status, summary = import_from(tmp_path, parts, [*files, twin])
+    assert (status, summary["failures"]) == (3, {"conflict": 2})
+
+
+@on_disk
+def test_rows_without_an_id_of_their_own_hold_their_objects(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = collection(store)
+    faults: list[Row] = [{"id": None}, {"id": 11}, {"part_id": None}]
+    for number, changes in enumerate(faults, start=50):
+        key = f"parts/9/attachments/{number}.pdf"
+        put(store, key, b"lost")
+        files.append(older_file(number, 1, 4, s3_key=key) | changes)
+    assert import_from(tmp_path, parts, files)[0] == 3
+    lost = {f"parts/9/attachments/{number}.pdf" for number in (50, 51, 52)}
+    refused = SourceRow.objects.filter(state=STATE.REFUSED)
+    assert set(refused.values_list("object_key", flat=True)) == lost
+    clean(settings)
+    assert lost <= legacy_keys(store)
+    before = SourceRow.objects.count()
+    assert import_from(tmp_path, parts, files)[0] == 3
+    assert SourceRow.objects.count() == before
+
+
+@pytest.mark.postgres
+@on_disk
+def test_the_digests_lock_is_held_while_rows_are_recorded_and_attached(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection that is deleting the blob finishes first, or sees the row."""
+    digest = Digest.of(b"sheet")
+    put_blob(store, b"sheet", b"sheet")
+    other = connection.copy()
+    free: list[bool] = []
+
+    def look() -> None:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [_lock_number(digest)])
+            free.append(cursor.fetchone()[0])
+            if free[-1]:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [_lock_number(digest)])
+
+    record, create = SourceRows._record, create_with_times
+    write = SourceRows._write
+
+    def recorded(self: SourceRows, table: Any, rows: Any) -> None:
+        def written(*arguments: Any) -> None:
+            write(*arguments)
+            if table == "part_attachments":
+                look()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SourceRows, "_write", written)
+            record(self, table, rows)
+
+    def created(rows: Any) -> None:
+        create(rows)
+        look()
+
+    monkeypatch.setattr(SourceRows, "_record", recorded)
+    monkeypatch.setattr(references, "create_with_times", created)
+    try:
+        file = older_file(10, 1, 5, s3_key=digest.key)
+        status, summary = import_from(tmp_path, [older_part(1)], [file])
+        assert status == 0, summary
+        assert free == [False, False]
+        look()
+        assert free[-1]
+    finally:
+        other.close()
