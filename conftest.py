@@ -10,7 +10,7 @@ import pytest
 
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore
-from tests.s3 import S3Server
+from tests.s3 import S3Endpoint, S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -22,18 +22,26 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server with working guards on a free loopback port, for the whole session."""
+    if S3Endpoint.given():
+        pytest.skip("only the stand-in can be told to misbehave")
     with S3Server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint(request: pytest.FixtureRequest) -> S3Endpoint:
+    """The S3 service that tests use which need no faults: the stand-in, unless one is given."""
+    return S3Endpoint.given() or request.getfixturevalue("s3_server")
+
+
 @pytest.fixture
-def s3_bucket(s3_server: S3Server) -> Iterator[str]:
+def s3_bucket(s3_endpoint: S3Endpoint) -> Iterator[str]:
     """A fresh bucket; all faults and ignored guards are taken back afterwards."""
-    s3_server.reset()
-    bucket = s3_server.new_bucket()
+    s3_endpoint.reset()
+    bucket = s3_endpoint.new_bucket()
     yield bucket
-    s3_server.reset()
-    s3_server.drop_bucket(bucket)
+    s3_endpoint.reset()
+    s3_endpoint.drop_bucket(bucket)
 
 
 @pytest.fixture
@@ -47,12 +55,12 @@ def disk_store(tmp_path: Path, settings: Any) -> BlobStore:
 
 
 @pytest.fixture
-def s3_store(s3_server: S3Server, s3_bucket: str, tmp_path: Path, settings: Any) -> BlobStore:
+def s3_store(s3_endpoint: S3Endpoint, s3_bucket: str, tmp_path: Path, settings: Any) -> BlobStore:
     """`attachment_store()` on S3, in this test's own bucket."""
     settings.CAS_STAGING_DIR = str(tmp_path / "staging")
     settings.CAS_STATE_DIR = str(tmp_path / "state")
     return _configure(
-        settings, "cas.storage.s3.S3BlobStorage", s3_server.storage_options(s3_bucket)
+        settings, "cas.storage.s3.S3BlobStorage", s3_endpoint.storage_options(s3_bucket)
     )
 
 

@@ -144,7 +144,9 @@ class Exclusion:
         self._doubtful = frozenset(doubtful)
         self._in_flight: set[Digest] = set()
 
-    def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+    def remove_many(
+        self, keys: Iterable[str], *, versions: bool = False
+    ) -> Iterator[tuple[str, StoreError | None]]:
         """Delete blobs in batches, yielding each key's own outcome, as a store does.
 
         Not again within one exclusion: what is condemned is so for one request's time.
@@ -154,7 +156,9 @@ class Exclusion:
             raise ValueError("only what the lock was obtained for is deleted, and once")
         self.removable -= digests
         self._in_flight |= digests
-        for key, error in self._store.remove_many([digest.key for digest in sorted(digests)]):
+        requested = [digest.key for digest in sorted(digests)]
+        options = {"versions": True} if versions else {}
+        for key, error in self._store.remove_many(requested, **options):
             # A request that was not answered may be carried out later.
             if not isinstance(error, Unreachable):
                 self._in_flight.remove(Digest.from_key(key))

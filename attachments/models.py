@@ -163,14 +163,15 @@ class Attachment(models.Model):
 
 
 class Verification(models.Model):
-    """When a blob's bytes were last compared with its digest.
+    """When a blob's bytes were last compared with its digest, and in which version.
 
-    It only orders and resumes verifications: a row here is no reference, and losing the table
-    loses nothing but the memory of what was verified.
+    `etag` is empty where it was never verified in a version that is known. A row here is no
+    reference, and losing the table loses nothing but the memory of what was verified.
     """
 
     digest = models.CharField(max_length=64, primary_key=True)
     verified_at = models.DateTimeField()
+    etag = models.CharField(max_length=255, blank=True)
 
     class Meta:
         db_table = "blob_verifications"

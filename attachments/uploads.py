@@ -13,12 +13,14 @@ import unicodedata
 import uuid
 import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest
 from PIL import Image
 
 from attachments.models import Attachment
@@ -26,12 +28,15 @@ from cas.conf import serving
 from cas.digest import Hasher
 from cas.sniff import EXTENSIONS, HEAD, PDF, PILLOW_FORMATS, sniff
 from cas.storage import attachment_store
-from cas.storage.base import Staged, StoreFull
+from cas.storage.base import Staged, StoreError
+from cas.storage.disk_files import store_error, translated
 
 MULTIPART_OVERHEAD = 1024 * 1024
 """Bytes of a request that are not the file: boundaries, part headers, a title."""
 
 MAX_NAME_BYTES = 200
+
+_CANNOT_BE_OPENED = "the file starts like an image but cannot be opened"
 
 
 class UploadRefused(Exception):
@@ -94,7 +99,8 @@ class ReceivedFile(UploadedFile):  # type: ignore[type-arg] # generic in the stu
         return str(self.staged.path)
 
     def close(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        # What cannot be deleted now is deleted with what crashes leave.
+        with contextlib.suppress(OSError):
             self.staged.path.unlink()
         if self.file is not None:
             self.file.close()
@@ -114,16 +120,39 @@ class HashingUploadHandler(FileUploadHandler):
         encoding: str | None = None,
     ) -> None:
         self.hopeless = content_length > settings.INVENTORY_MAX_UPLOAD_BYTES + MULTIPART_OVERHEAD
+        if self.request is not None:
+            self._end_with(self.request)
+
+    def _end_with(self, request: HttpRequest) -> None:
+        """Remove an unfinished file when the request is closed.
+
+        If reading the request raises, as when the connection breaks, Django closes the files that
+        were complete, and no handler is told.
+        """
+        close = request.close
+
+        def close_all() -> None:
+            close()
+            self.upload_interrupted()
+
+        request.close = close_all  # type: ignore[method-assign]
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
         super().new_file(*args, **kwargs)
-        self.path = attachment_store().staging_dir / f"upload-{uuid.uuid4().hex}"
-        # Readable to the web server beside us, which may deliver the blob this file becomes.
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        # Unbuffered: bytes that found no room would be tried again by whatever came next.
-        self.staging = os.fdopen(descriptor, "w+b", buffering=0)
         self.hasher = Hasher()
         self.fault: Exception | None = None
+        self.path = Path()
+        self.staging: IO[bytes] = BytesIO()
+        try:
+            self.path = attachment_store().staging_dir / f"upload-{uuid.uuid4().hex}"
+            # Readable to the web server beside us, which may deliver the blob this file becomes.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            # Unbuffered: bytes that found no room would be tried again by whatever came next.
+            self.staging = os.fdopen(descriptor, "w+b", buffering=0)
+        except OSError as error:
+            self._give_up(store_error(error))
+        except StoreError as error:
+            self._give_up(error)
         if self.hopeless:
             limit = settings.INVENTORY_MAX_UPLOAD_BYTES
             self._give_up(TooLarge(f"what was sent at once is larger than {limit:,} bytes"))
@@ -141,7 +170,7 @@ class HashingUploadHandler(FileUploadHandler):
             while rest:
                 rest = rest[self.staging.write(rest) :]
         except OSError as error:
-            self._give_up(StoreFull(f"the upload could not be staged: {error.strerror}"))
+            self._give_up(store_error(error))
 
     def file_complete(self, file_size: int) -> ReceivedFile:
         self.staging.seek(0)
@@ -151,7 +180,8 @@ class HashingUploadHandler(FileUploadHandler):
     def upload_interrupted(self) -> None:
         if hasattr(self, "staging"):
             self.staging.close()
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def _give_up(self, fault: Exception) -> None:
         self.fault = fault
@@ -167,7 +197,7 @@ def stage(received: ReceivedFile) -> StagedUpload:
     staged = received.staged
     if staged.size == 0:
         raise EmptyFile("the file is empty")
-    with staged.path.open("rb") as stream:
+    with translated(staged.digest.key), staged.path.open("rb") as stream:
         content_type = sniff(stream.read(HEAD))
     if content_type is None:
         raise UnsupportedType("only JPEG, PNG, WebP, GIF and AVIF images and PDFs are accepted")
@@ -221,8 +251,12 @@ def _check_image(path: Path, content_type: str) -> None:
                 width, height = image.size
     except Image.DecompressionBombError as error:
         raise TooManyPixels("the image has too many pixels") from error
-    except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:
-        raise UnsupportedType("the file starts like an image but cannot be opened") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise store_error(error) from error
+        raise UnsupportedType(_CANNOT_BE_OPENED) from error
+    except (SyntaxError, ValueError, OverflowError, EOFError) as error:
+        raise UnsupportedType(_CANNOT_BE_OPENED) from error
     most = serving().thumbnail_max_pixels
     if width * height > most:
         raise TooManyPixels(f"the image has {width} x {height} pixels; {most} are accepted")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -116,6 +117,26 @@ class Environment:
                 "Write the path of a directory that this user may write to.",
             )
         return path
+
+    def certificates(self, name: str) -> str:
+        """The path of a readable file with certificates in PEM, or nothing."""
+        value = self.text(name)
+        if not value:
+            return ""
+        try:
+            ssl.create_default_context(cafile=value)
+        except ssl.SSLError:
+            problem = "which has no certificate in PEM"
+        except OSError as error:
+            problem = f"which cannot be read ({error.strerror})"
+        else:
+            return value
+        self.fault(
+            name,
+            f"is {value!r}, {problem}. Write the path of a PEM file with the certificates of the "
+            "authorities to trust.",
+        )
+        return ""
 
     def url(self, name: str) -> str:
         """An http or https URL without a slash at its end."""

@@ -21,7 +21,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from attachments.maintenance.database import CONNECTION_ERRORS, is_missing_table
-from cas.storage.base import StoreError, StoreFull, Unreachable
+from cas.storage.base import Denied, StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +71,8 @@ def _api_exception(error: exceptions.APIException) -> Response:
 def _database_failure(error: Exception) -> Response | None:
     if is_missing_table(error):
         logger.error("the database lacks a table; run manage.py migrate: %s", error)
-        return _unavailable(
-            "database_not_migrated",
-            "The database lacks tables of this version. Its operator must run manage.py migrate.",
-        )
+        cure = "The database lacks tables of this version. Its operator must run manage.py migrate."
+        return _unavailable("database_not_migrated", cure)
     if isinstance(error, CONNECTION_ERRORS):
         logger.error("the database failed: %s", error)
         return _unavailable("database_unavailable", "The database does not answer. Try again.")
@@ -89,6 +87,8 @@ def _store_failure(error: StoreError) -> Response:
         return _response(
             status.HTTP_507_INSUFFICIENT_STORAGE, "store_full", "There is no room for the file."
         )
+    if isinstance(error, Denied):
+        return _unavailable("store_denied", "The store takes nothing at present; the log says why.")
     return _response(500, "store_error", "The store failed; nothing was changed.")
 
 

@@ -30,6 +30,7 @@ def _attachments(environment: Environment, data_dir: Path) -> dict[str, Any]:
     bucket = environment.text("CAS_S3_BUCKET")
     endpoint = environment.url("CAS_S3_ENDPOINT_URL")
     style = environment.choice("CAS_S3_ADDRESSING_STYLE", ("auto", "path", "virtual"), "auto")
+    bundle = environment.certificates("CAS_S3_CA_BUNDLE")
     given = {option: environment.text(name) for name, option in _OPTIONS.items()}
     _check_credentials(environment)
     if not bucket:
@@ -38,6 +39,8 @@ def _attachments(environment: Environment, data_dir: Path) -> dict[str, Any]:
     options: dict[str, Any] = {"bucket_name": bucket, "addressing_style": style}
     if endpoint:
         options["endpoint_url"] = endpoint
+    if bundle:
+        options["verify"] = bundle
     options |= {option: value for option, value in given.items() if value}
     return {"BACKEND": S3, "OPTIONS": options}
 
@@ -52,7 +55,12 @@ def _check_credentials(environment: Environment) -> None:
 
 def _check_nothing_else(environment: Environment) -> None:
     """Blobs must not land on disk because the one variable that says otherwise was forgotten."""
-    others = ("CAS_S3_ENDPOINT_URL", "CAS_S3_ADDRESSING_STYLE", *_OPTIONS)
+    others = (
+        "CAS_S3_ENDPOINT_URL",
+        "CAS_S3_ADDRESSING_STYLE",
+        "CAS_S3_CA_BUNDLE",
+        *_OPTIONS,
+    )
     if forgotten := [name for name in others if environment.is_set(name)]:
         environment.fault(
             "CAS_S3_BUCKET",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.installation import Installation
-from tests.s3 import S3Server
+from tests.s3 import S3Endpoint
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def installation(
 ) -> Installation:
     environment = {"CAS_MIGRATION_DELETE_OLD_OBJECTS": "true", **database}
     if request.param == "s3":
-        server: S3Server = request.getfixturevalue("s3_server")
-        environment |= server.environment(request.getfixturevalue("s3_bucket"))
+        service: S3Endpoint = request.getfixturevalue("s3_endpoint")
+        environment |= service.environment(request.getfixturevalue("s3_bucket"))
     else:
         environment |= {"CAS_S3_BUCKET": ""}
     made = Installation(tmp_path, environment)

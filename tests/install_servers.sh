@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Installs the Debian packages of what tests start (servers, a browser, PDF tools), if any is missing.
+# With the argument `ceph`: those of a Ceph cluster with its object gateway instead.
 set -euo pipefail
 
 missing=()
-compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
-command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
-command -v chromium >/dev/null || missing+=(chromium)
-command -v pdftoppm >/dev/null || missing+=(poppler-utils)
-command -v curl >/dev/null || missing+=(curl)
+if [ "${1:-}" = ceph ]; then
+    command -v radosgw >/dev/null || missing+=(radosgw)
+    command -v ceph-mon >/dev/null || missing+=(ceph-mon)
+    command -v ceph-osd >/dev/null || missing+=(ceph-osd)
+else
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    command -v chromium >/dev/null || missing+=(chromium)
+    command -v pdftoppm >/dev/null || missing+=(poppler-utils)
+    command -v curl >/dev/null || missing+=(curl)
+fi
 [ ${#missing[@]} = 0 ] && exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

@@ -15,6 +15,7 @@ from string import Template
 from tests.server import ROOT, STARTING_SECONDS, free_port
 
 NO_STORE = "http://127.0.0.1:9"
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @contextmanager
@@ -24,6 +25,7 @@ def nginx(
     blobs: Path,
     *,
     s3_origin: str = NO_STORE,
+    s3_ca_bundle: str = SYSTEM_AUTHORITIES,
     content_cache: str = "blobs",
 ) -> Iterator[str]:
     """Before the service on port `upstream`; yields a URL without a slash at its end.
@@ -34,7 +36,13 @@ def nginx(
     port = free_port()
     state.mkdir(parents=True)
     file = configuration(
-        upstream, state, blobs, port=port, s3_origin=s3_origin, content_cache=content_cache
+        upstream,
+        state,
+        blobs,
+        port=port,
+        s3_origin=s3_origin,
+        s3_ca_bundle=s3_ca_bundle,
+        content_cache=content_cache,
     )
     log = state / "error.log"
     command = ["nginx", "-c", str(file), "-p", str(state), "-e", str(log)]
@@ -57,6 +65,7 @@ def configuration(
     *,
     port: int = 8080,
     s3_origin: str = NO_STORE,
+    s3_ca_bundle: str = SYSTEM_AUTHORITIES,
     content_cache: str = "blobs",
 ) -> Path:
     """The shipped configuration, filled in as its first lines say, written to a file in `state`."""
@@ -68,6 +77,7 @@ def configuration(
         NGINX_CONTENT_CACHE=content_cache,
         INVENTORY_BLOBS=str(blobs),
         CAS_S3_ORIGIN=s3_origin,
+        CAS_S3_CA_BUNDLE=s3_ca_bundle,
     )
     if os.geteuid() == 0:
         # nginx started by root would give up the rights to read the test's files.

@@ -2,10 +2,14 @@
 
 A plan crosses a process boundary, so it is plain data. Actions:
 
-error            answer `status` and `code`, without acting
+error            answer `status`, `code` and perhaps `headers`, without acting
 wait_then_act    act only after `seconds`, whether anybody still waits for the answer or not
 act_then_hang    act, then stay silent for `seconds` and close
 act_then_close   act, then close without an answer
+act_then_error   act, then answer `status` and `code` as if nothing had been done
+empty_etag       act, then answer without the ETag (Ceph RGW 16 of completions)
+no_checksum      answer without any checksum header
+other_etag       answer with an ETag that is no MD5, of as many parts
 close_mid_body   announce the whole body, send `bytes` of it, close
 short_body       answer with only the first `bytes` of the body, as if that were all
 alter_body       flip one bit of the answer's body
@@ -14,6 +18,8 @@ error_in_200     act not, and answer 200 with an error document (copies, complet
 overwrite_first  replace the object `key` by `body` just before acting
 remove_first     delete the object `key` just before acting
 delete_errors    of a batch delete, refuse keys that contain `text`, with `code`
+not_done         answer 204 without acting
+nothing_listed   of a listing, leave out every object
 no_token         of a listing, claim that there is more without saying how to get it
 unsorted         of a listing, reverse the page
 """

@@ -13,8 +13,10 @@ if_match                refuse to read or delete another version than the one as
 copy_checksum           compute the checksum asked for of a copy
 batch_limit             refuse to delete more than 1,000 keys at a time
 
-Two more names switch misbehaviour on: get_object_attributes (answers 500) and
-checksums_rejected (refuses every request that carries a checksum header, as older stores do).
+More names switch misbehaviour on: get_object_attributes (answers 500), checksums_rejected
+(refuses every request that carries a checksum header, as older stores do), part_number (answers a
+HEAD for one part with the whole object's size) and opaque_etags (no ETag says anything about the
+bytes, as where a key service encrypts them).
 """
 
 from __future__ import annotations

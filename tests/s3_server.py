@@ -7,6 +7,7 @@ outside the lock. Requests below `/-/` are the tests' own: faults, ignored guard
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,6 +29,19 @@ from moto.s3.models import FakeDeleteMarker, s3_backends
 
 from tests.s3_faults import Fault, Plan
 from tests.s3_guards import Guards, Refusal, S3Request
+
+MOST_SKEW_SECONDS = 900
+"""How far a request's date may be off."""
+
+ENCRYPTED = {
+    "CompleteMultipartUpload",
+    "CopyObject",
+    "GetObject",
+    "HeadObject",
+    "ListObjectsV2",
+    "PutObject",
+}
+"""Operations that tell an object's ETag."""
 
 
 @dataclass
@@ -55,6 +70,8 @@ class State:
     begun: dict[str, str] = field(default_factory=dict)
     """When each multipart upload was created; moto says 2010 of all of them."""
     latency: float = 0.0
+    clock_ahead: float = 0.0
+    """Seconds by which the dates of answers are wrong."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self) -> None:
@@ -63,6 +80,7 @@ class State:
         self.counts.clear()
         self.sent.clear()
         self.latency = 0.0
+        self.clock_ahead = 0.0
 
 
 class Store:
@@ -127,6 +145,9 @@ def operation_of(method: str, key: str, query: dict[str, str], headers: dict[str
             ("GET", "uploads"): "ListMultipartUploads",
             ("POST", "delete"): "DeleteObjects",
             ("GET", "versioning"): "GetBucketVersioning",
+            ("PUT", "versioning"): "PutBucketVersioning",
+            ("GET", "object-lock"): "GetObjectLockConfiguration",
+            ("GET", "versions"): "ListObjectVersions",
         }
         for (verb, flag), name in named.items():
             if verb == method and flag in query:
@@ -187,8 +208,10 @@ class Front:
             answer = self._prevent(fault, request)
             if answer:
                 return answer
+        if abs(state.clock_ahead) > MOST_SKEW_SECONDS:
+            return refuse(Refusal(403, "RequestTimeTooSkewed", "The clocks are too far apart."))
         with state.lock:
-            refusal = state.guards.refusal(request, self.store.etag_of)
+            refusal = state.guards.refusal(request, self._etag_of)
             answer = refuse(refusal) if refusal else self._act(request, fault)
             state.sent[request.operation] += len(answer.body)
         return self._spoil(fault, request, answer) if fault else answer
@@ -201,12 +224,22 @@ class Front:
             "copy_checksum" in self.state.guards.ignored
         ):
             request.headers.pop("x-amz-checksum-algorithm", None)
+        if request.operation == "HeadObject" and "part_number" in self.state.guards.ignored:
+            request.raw_query = re.sub(r"partNumber=\d+&?", "", request.raw_query)
+            request.headers[":target"] = f"{request.path}?{request.raw_query}"
         if "x-amz-checksum-sha256" in request.headers:
             # moto keeps a checksum only if the algorithm is named once more.
             request.headers.setdefault("x-amz-sdk-checksum-algorithm", "SHA256")
-        answer = self.store.call(request)
+        if refused and b"<Key>" not in request.body:
+            answer = Answer(
+                200, [("Content-Type", "application/xml")], b"<DeleteResult></DeleteResult>"
+            )
+        else:
+            answer = self.store.call(request)
         if request.operation in ("CreateMultipartUpload", "ListMultipartUploads"):
             self._date(answer)
+        if "opaque_etags" in self.state.guards.ignored:
+            _hide_etags(request.operation, answer)
         if fault and refused:
             code = fault.options.get("code", "InternalError")
             errors = "".join(
@@ -217,6 +250,11 @@ class Front:
                 b"</DeleteResult>", f"{errors}</DeleteResult>".encode()
             )
         return answer
+
+    def _etag_of(self, bucket: str, key: str) -> str | None:
+        etag = self.store.etag_of(bucket, key)
+        hidden = "opaque_etags" in self.state.guards.ignored
+        return _opaque(etag) if etag and hidden else etag
 
     def _date(self, answer: Answer) -> None:
         """Give multipart uploads the time at which they were created."""
@@ -234,7 +272,11 @@ class Front:
         options = fault.options
         if fault.action == "error":
             code = options.get("code", "InternalError")
-            return refuse(Refusal(options.get("status", 500), code, "as planned"))
+            answer = refuse(Refusal(options.get("status", 500), code, "as planned"))
+            answer.headers += options.get("headers", {}).items()
+            return answer
+        if fault.action == "not_done":
+            return Answer(204, [], b"")
         if fault.action == "error_in_200":
             return refuse(Refusal(200, options.get("code", "InternalError"), "as planned"))
         if fault.action == "wait_then_act":
@@ -261,16 +303,12 @@ class Front:
             answer.body = answer.body[: options.get("bytes", len(answer.body) // 2)]
         elif action == "alter_body":
             answer.body = flip(answer.body)
-        elif action == "no_token":
-            text = answer.body.decode()
-            text = re.sub("<NextContinuationToken>.*</NextContinuationToken>", "", text)
-            answer.body = re.sub("(<IsTruncated>)[a-z]+", r"\1true", text, flags=re.I).encode()
-        elif action == "unsorted":
-            items = re.findall(b"<Contents>.*?</Contents>", answer.body, re.S)
-            rest = re.sub(b"<Contents>.*?</Contents>", b"", answer.body, flags=re.S)
-            answer.body = rest.replace(
-                b"</ListBucketResult>", b"".join(items[::-1]) + b"</ListBucketResult>"
-            )
+        elif action == "act_then_error":
+            return refuse(Refusal(options["status"], options["code"], "as planned"))
+        elif action in ("empty_etag", "no_checksum", "other_etag"):
+            _strip(action, answer)
+        elif action in ("nothing_listed", "no_token", "unsorted"):
+            answer.body = _lie(action, answer.body)
         return answer
 
     def control(self, path: str, body: bytes) -> Any:
@@ -283,6 +321,8 @@ class Front:
             state.guards.ignored = set(said["guards"])
         elif path == "/-/latency":
             state.latency = said["ms"] / 1000
+        elif path == "/-/clock":
+            state.clock_ahead = said["seconds"]
         elif path == "/-/fill":
             with state.lock:
                 for key in said["keys"]:
@@ -294,6 +334,61 @@ class Front:
             state.reset()
         with state.lock:
             return {"counts": dict(state.counts), "sent": dict(state.sent)}
+
+
+def _lie(action: str, listing: bytes) -> bytes:
+    if action == "no_token":
+        text = re.sub("<NextContinuationToken>.*</NextContinuationToken>", "", listing.decode())
+        return re.sub("(<IsTruncated>)[a-z]+", r"\1true", text, flags=re.I).encode()
+    items = re.findall(b"<Contents>.*?</Contents>", listing, re.S)
+    rest = re.sub(b"<Contents>.*?</Contents>", b"", listing, flags=re.S)
+    kept = b"".join(items[::-1]) if action == "unsorted" else b""
+    return rest.replace(b"</ListBucketResult>", kept + b"</ListBucketResult>")
+
+
+def _opaque(etag: str) -> str:
+    """An ETag of the same form that has nothing to do with the bytes."""
+    plain, dash, parts = etag.strip('"').partition("-")
+    return hashlib.md5(plain.encode(), usedforsecurity=False).hexdigest() + dash + parts
+
+
+def _hide_etags(operation: str, answer: Answer) -> None:
+    """Answer as for objects encrypted with a key of a key service (SSE-KMS).
+
+    Those of parts stay: the client has to name them again.
+    """
+    if operation not in ENCRYPTED:
+        return
+    named = re.compile(r'((?:&quot;|")?)([0-9a-f]{32}(?:-\d+)?)\1')
+
+    def hide(text: str) -> str:
+        return named.sub(lambda match: match[1] + _opaque(match[2]) + match[1], text)
+
+    answer.headers = [
+        (name, hide(value) if name.lower() == "etag" else value) for name, value in answer.headers
+    ]
+    if operation != "GetObject":
+        body = answer.body.decode()
+        answer.body = re.sub("(?<=<ETag>)[^<]*", lambda m: hide(m[0]), body).encode()
+    if operation != "ListObjectsV2" and answer.status == 200:
+        answer.headers.append(("x-amz-server-side-encryption", "aws:kms"))
+
+
+def _strip(action: str, answer: Answer) -> None:
+    """Take out of an answer what tells of an object's bytes."""
+    if action == "empty_etag":
+        answer.body = re.sub(b"<ETag>.*?</ETag>", b"<ETag></ETag>", answer.body)
+    kept = []
+    for name, value in answer.headers:
+        if name.lower() == "etag":
+            count = value.strip('"').partition("-")[2]
+            if action == "other_etag":
+                kept.append((name, f'"{"0" * 32}-{count}"'))
+            elif action == "no_checksum":
+                kept.append((name, value))
+        elif action != "no_checksum" or "checksum" not in name.lower():
+            kept.append((name, value))
+    answer.headers = kept
 
 
 def _take_out(request: S3Request, text: str) -> list[str]:
@@ -355,6 +450,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _reply(self, answer: Answer) -> None:
         head = [f"HTTP/1.1 {answer.status} {_phrase(answer.status)}"]
+        if not any(name.lower() == "date" for name, _ in answer.headers):
+            date = formatdate(time.time() + self.front.state.clock_ahead, usegmt=True)
+            head.append(f"Date: {date}")
         skip = {"content-length", "connection", "transfer-encoding"}
         announced = str(len(answer.body))
         for name, value in answer.headers:

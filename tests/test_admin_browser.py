@@ -147,7 +147,7 @@ def refuse_what_is_no_image(page: Page) -> None:
 
 
 def survive_a_store_that_is_down(page: Page, store: type[Any]) -> None:
-    def fails(self: Any, staged: Any) -> None:
+    def fails(self: Any, staged: Any, *proofs: Any) -> None:
         raise Unreachable("connection refused")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,8 @@ import pytest
 from cas.digest import Digest
 from cas.storage.disk import DiskBlobStorage
 from cas.storage.s3 import S3BlobStorage
-from tests.nginx import configuration, nginx
+from tests.authority import authority
+from tests.nginx import SYSTEM_AUTHORITIES, configuration, nginx
 from tests.s3 import S3Server
 from tests.server import Server
 from tests.test_nginx import IMMUTABLE, Answer, ask, put, target
@@ -112,6 +113,34 @@ def test_a_body_that_breaks_off_is_not_kept(
         answers = [ask(front, target(DIGEST)) for _ in range(2)]
         assert [answer["x-cache"] for answer in answers] == ["MISS", "HIT"]
         assert [answer.body for answer in answers] == [DATA, DATA]
+
+
+def test_a_store_of_an_own_authority(tmp_path: Path) -> None:
+    made = authority(tmp_path)
+    with S3Server(tmp_path, made.server) as s3:
+        bucket = s3.new_bucket()
+        put(S3BlobStorage(**s3.storage_options(bucket), verify=str(made.bundle)), DATA)
+        environment = {
+            "CAS_DELIVERY": "accel",
+            "CAS_S3_CA_BUNDLE": str(made.bundle),
+            **s3.environment(bucket),
+        }
+        for trusted, status in ((str(made.bundle), 200), (SYSTEM_AUTHORITIES, 503)):
+            (tmp_path / str(status)).mkdir()
+            with (
+                Server(tmp_path / str(status), INVENTORY_WORKERS="1", **environment) as server,
+                nginx(
+                    server.port,
+                    tmp_path / f"nginx-{status}",
+                    tmp_path,
+                    s3_origin=s3.endpoint,
+                    s3_ca_bundle=trusted,
+                    content_cache="$cas_thumbnails",
+                ) as front,
+            ):
+                answer = ask(front, target(DIGEST))
+                assert answer.status == status
+                assert (answer.body == DATA) is (status == 200)
 
 
 def test_a_store_behind_tls(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -110,9 +110,11 @@ def test_a_log_entry_is_one_line(server: Server) -> None:
     assert [line for line in lines if "/api/nothing" in line and "WARNING" in line]
 
 
-def run(**variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[str] = ("-m", "inventory.serve"), **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "inventory.serve"],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": "", **variables},
         capture_output=True,
@@ -120,6 +122,38 @@ def run(**variables: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=60,
     )
+
+
+WEAK_KEYS = {"short": "k3y", "uniform": "ab" * 30, "placeholder": "change-me-" + "0123456789" * 4}
+
+
+@pytest.mark.parametrize("kind", WEAK_KEYS)
+@pytest.mark.parametrize("how", ["server", "wsgi"])
+def test_refuses_to_serve_with_a_weak_signing_key(tmp_path: Path, kind: str, how: str) -> None:
+    variables = {
+        "CAS_URL_SIGNING_KEYS": WEAK_KEYS[kind],
+        "INVENTORY_DATA_DIR": str(tmp_path),
+        "CAS_S3_BUCKET": "",
+        "PORT": str(free_port()),
+    }
+    done = run(["-c", "import inventory.wsgi"], **variables) if how == "wsgi" else run(**variables)
+    assert done.returncode == 1
+    assert "cas.E003" in done.stderr
+    assert WEAK_KEYS[kind] not in done.stdout + done.stderr
+
+
+def test_tidies_what_killed_uploads_left(tmp_path: Path) -> None:
+    made = installed(tmp_path)
+    staging = Path(made.environment["INVENTORY_DATA_DIR"], "attachments", ".staging")
+    staging.mkdir(parents=True, exist_ok=True)
+    old, young = staging / "upload-old", staging / "upload-young"
+    for path in (old, young):
+        path.write_bytes(b"left")
+    hours_ago = time.time() - 2 * 3600
+    os.utime(old, (hours_ago, hours_ago))
+    with made:
+        assert made.answers()
+        assert list(staging.iterdir()) == [young]
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104

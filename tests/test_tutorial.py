@@ -12,7 +12,7 @@ import pytest
 from pytest_django.live_server_helper import LiveServer
 
 from cas.storage.base import BlobStore
-from parts.sample.load import Layout, LoadOptions, load
+from parts.sample.load import load
 from tests.s3 import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -32,7 +32,7 @@ def typed() -> Iterator[tuple[str, str]]:
 def test_every_command_prints_what_the_tutorial_says(
     disk_store: BlobStore, live_server: LiveServer, tmp_path: Path
 ) -> None:
-    load(LoadOptions(Layout.CAS, parts=60, seed=1, megapixels=0.02), lambda summary: None)
+    load("cas", 60, 1, 0.02, 2, lambda summary: None)
     steps = list(typed())
     assert len(steps) > 30
     script = "".join(f"{command}\necho '{MARK}'\n" for command, _ in steps)

@@ -17,13 +17,14 @@ from prometheus_client import Counter as Metric
 from attachments import references
 from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, LockLost, require_lock, run_lock
-from attachments.maintenance.deleting import Outcome, deletions, would_delete
+from attachments.maintenance.deleting import Outcome, deletions, kept_versions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import wrong_store
 from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
 from attachments.maintenance.summary import SAMPLES, RunSummary
-from attachments.maintenance.survey import Entry, survey, wrong_store
+from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX
 from attachments.object_keys import KeyKind
 from cas.digest import CAS_PREFIX
@@ -54,6 +55,7 @@ class CleanupOptions:
     verify_content: bool = False
     unnamed: bool = False
     workers: int = 4
+    versions: bool = False
 
 
 @dataclass
@@ -65,6 +67,7 @@ class CleanupSummary(RunSummary):
     named by one: that installation may have added them since.
     """
 
+    old_versions: str = ""
     WOULD_BE = {"deleted": "would_be_deleted", "deleted_bytes": "bytes_to_be_deleted"}
 
     deleted: int = 0
@@ -80,6 +83,7 @@ class CleanupSummary(RunSummary):
         return {
             "deleted": self.deleted,
             "deleted_bytes": self.bytes,
+            "old_versions": self.old_versions,
             "held": self.held,
             "too_young": self.too_young,
             "unknown_left_alone": self.unknown,
@@ -181,8 +185,12 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
         if options.dry_run:
             return would_delete(free)
         query(partial(require_lock, LEGACY_LAYOUT), run.stop)
-        return store.remove_many([stat.key for stat in free])
+        keys = [stat.key for stat in free]
+        return (
+            store.remove_many(keys, versions=True) if options.versions else store.remove_many(keys)
+        )
 
+    summary.old_versions = kept_versions(store, run, deleted=options.versions)
     run.progress.begin("would be deleted" if options.dry_run else "deleted")
     metrics = (DELETED_OBJECTS, DELETED_BYTES)
     for _ in deletions(plan, BATCH, delete, summary, run, metrics):

@@ -27,7 +27,7 @@ def database_now() -> datetime:
 
 def check_clocks(store: BlobStore) -> None:
     """Store a small object and compare its time with the database's. Raises Halt, StoreError."""
-    with probe(store) as stored:
+    with probe(store, fresh=True) as stored:
         apart = abs(store.stat(stored.key).modified - database_now())
     if apart > MOST_APART:
         raise Halt(

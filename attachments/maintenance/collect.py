@@ -22,12 +22,13 @@ from attachments import references
 from attachments.locks import forget_condemned
 from attachments.maintenance.clocks import MOST_APART, check_clocks, database_now
 from attachments.maintenance.database import require_lock, run_lock
-from attachments.maintenance.deleting import Outcome, deletions, would_delete
+from attachments.maintenance.deleting import Outcome, deletions, kept_versions, would_delete
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import PROBE, wrong_store
 from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.survey import Entry, survey, wrong_store
+from attachments.maintenance.survey import Entry, survey
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
 from cas.storage.base import BlobStat, BlobStore
@@ -63,6 +64,7 @@ class CollectOptions:
     grace: timedelta
     max_percent: float | None = None
     dry_run: bool = False
+    versions: bool = False
 
 
 @dataclass
@@ -88,6 +90,7 @@ class CollectSummary(RunSummary):
     collected: int = 0
     strays: int = 0
     abandoned: int = 0
+    old_versions: str = ""
 
     @property
     def items(self) -> int:
@@ -104,6 +107,7 @@ class CollectSummary(RunSummary):
             "in_use": self.in_use,
             "collected": self.collected,
             "collected_bytes": self.bytes,
+            "old_versions": self.old_versions,
             "strays_left_alone": self.strays,
             "abandoned_uploads": self.abandoned,
         }
@@ -125,7 +129,8 @@ def collect(options: CollectOptions, output: Output) -> CollectSummary:
         older_than = now - options.grace
         _plan(store, older_than, now, summary, run)
         _refuse_abnormal_share(options, summary)
-        _collect(store, older_than, summary, run)
+        summary.old_versions = kept_versions(store, run, deleted=options.versions)
+        _collect(store, older_than, options, summary, run)
         run.stop.check()
         _abandoned(store, min(older_than, now - SLOWEST_UPLOAD), summary, run)
     return summary
@@ -198,13 +203,14 @@ def _refuse_abnormal_share(options: CollectOptions, summary: CollectSummary) -> 
 def _collect(
     store: BlobStore,
     older_than: datetime,
+    options: CollectOptions,
     summary: CollectSummary,
     run: Run,
 ) -> None:
     # No more than was planned: what has become garbage since has not been weighed.
     candidates = islice(_candidates(store, older_than, run), summary.garbage)
     run.progress.begin("would be deleted" if summary.dry_run else "deleted", summary.garbage)
-    delete = would_delete if summary.dry_run else partial(_delete, store, summary, run)
+    delete = would_delete if summary.dry_run else partial(_delete, store, options, summary, run)
     for _ in deletions(candidates, BATCH, delete, summary, run, (COLLECTED, COLLECTED_BYTES)):
         summary.collected += 1
 
@@ -216,19 +222,24 @@ def _candidates(store: BlobStore, older_than: datetime, run: Run) -> Iterator[Bl
     while batch := {Digest.from_key(stat.key): stat for stat in islice(old, BATCH)}:
         run.stop.check()
         run.progress.show_if_due()
-        referenced = run.query(partial(references.referenced, set(batch)))
+        referenced = run.query(partial(references.referenced, set(batch))) | {PROBE}
         yield from (stat for digest, stat in batch.items() if digest not in referenced)
 
 
 def _delete(
-    store: BlobStore, summary: CollectSummary, run: Run, batch: Sequence[BlobStat]
+    store: BlobStore,
+    options: CollectOptions,
+    summary: CollectSummary,
+    run: Run,
+    batch: Sequence[BlobStat],
 ) -> Iterator[Outcome]:
     """Delete what of the batch is garbage once its digests are locked."""
     run.query(partial(require_lock, RUN))
     digests = {Digest.from_key(stat.key) for stat in batch}
     with references.collecting(store, digests) as exclusion:
         summary.in_use += len(digests - exclusion.removable)
-        yield from exclusion.remove_many(digest.key for digest in exclusion.removable)
+        keys = [digest.key for digest in exclusion.removable]
+        yield from exclusion.remove_many(keys, versions=options.versions)
 
 
 def _abandoned(store: BlobStore, older_than: datetime, summary: CollectSummary, run: Run) -> None:

@@ -189,6 +189,13 @@ def add_output(parser: CommandParser) -> None:
     )  # fmt: skip
 
 
+def add_versions(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--delete-versions", action="store_true",
+        help="in a bucket that keeps old versions, delete those of what is deleted as well",
+    )  # fmt: skip
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:

@@ -15,7 +15,7 @@ from attachments.maintenance.retry import Tries
 from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped
 from attachments.maintenance.summary import RunSummary
 from cas.storage import attachment_store
-from cas.storage.base import BlobStat, Denied, StoreError, Unreachable
+from cas.storage.base import BlobStat, BlobStore, Denied, StoreError, Unreachable, Versioning
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,14 @@ _HOPELESS: Final = {
     Denied: "the store denies deleting; check the credentials and their rights",
     Unreachable: "the store does not delete; try again when it answers",
 }
+
+KEEPS_VERSIONS: Final = {
+    Versioning.KEPT: "stay as old versions of the bucket's objects: nothing is freed",
+    Versioning.SUSPENDED: "that were written while the bucket kept versions stay as old ones",
+    Versioning.LOCKED: "stay as old versions, which object lock may protect: nothing is freed",
+}
+
+FREE_THEM: Final = "; give --delete-versions, or have a lifecycle rule expire old versions"
 
 Outcome = tuple[str, StoreError | None]
 Delete = Callable[[Sequence[BlobStat]], Iterable[Outcome]]
@@ -53,6 +61,20 @@ def deletions(
                 summary.bytes += sizes[key]
                 yield key
             _record(key, sizes[key], error, summary, run, metrics)
+
+
+def kept_versions(store: BlobStore, run: Run, *, deleted: bool) -> str:
+    """What a person must know of the bytes that deleting leaves behind; empty if nothing is left.
+
+    `deleted` if the run deletes old versions too.
+    """
+    versioning = Tries(run.stop, store).of(store.versioning)
+    left = KEEPS_VERSIONS.get(versioning)
+    if left is None or (deleted and versioning is not Versioning.LOCKED):
+        return ""
+    told = f"deleted bytes {left}" + ("" if deleted else FREE_THEM)
+    logger.warning("%s", told)
+    return told
 
 
 def would_delete(batch: Sequence[BlobStat]) -> Iterator[Outcome]:

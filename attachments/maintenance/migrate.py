@@ -200,7 +200,7 @@ def _transfer(options: MigrationOptions, summary: MigrationSummary, run: Run) ->
     pace = Pace(options.workers)
     blocks = Blocks(options.ids, run.stop)
     with Rehearsal(store) as rehearsal:
-        acts: Acts = rehearsal if options.dry_run else RealActs(store)
+        acts: Acts = rehearsal if options.dry_run else RealActs(store, run.stop)
         transfer = Transfer(
             acts,
             store,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,14 +16,18 @@ from attachments.locks import storing
 from attachments.maintenance.retry import Tries, query
 from attachments.maintenance.rows import unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop
-from attachments.maintenance.survey import wrong_store
 from attachments.models import LEGACY_PREFIX, Attachment
-from cas.digest import Digest, Hasher
-from cas.storage.base import Absent, BlobStore, Changed, Corrupt, Staged, StoreError
+from cas.digest import Digest
+from cas.storage.base import Absent, BlobStore, Changed, Corrupt, StoreError, Versioning
+from cas.storage.staging import staged_bytes
 
 logger = logging.getLogger(__name__)
 
 UPLOAD_HANDLER = "attachments.uploads.HashingUploadHandler"
+
+PROBE_BYTES: Final = b"Inventory writes this object to see whether blobs can be stored here.\n"
+PROBE: Final = Digest.of(PROBE_BYTES)
+"""Of an object that is ours, and that no row references."""
 
 OBJECTS_TRIED: Final = 10
 """Old objects of which one must be readable, if there are any."""
@@ -85,6 +87,20 @@ def _portion(rows: QuerySet[Attachment]) -> list[Attachment]:
     return list(rows.only("pk", "s3_key")[:KEYS_AT_A_TIME])
 
 
+def wrong_store(store: BlobStore, count: int, key: str) -> Halt:
+    """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
+
+    A store that was lost looks the same, but another one's name is far more often the reason.
+    """
+    name = getattr(store, "identity", "the store")
+    return Halt(
+        ExitStatus.REFUSED,
+        f"{name} has none of the {count} objects that rows name, such as {key}. "
+        "Is it the right bucket or directory?",
+        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store",
+    )
+
+
 def _list_and_read(store: BlobStore) -> None:
     for stat in islice(store.scan(LEGACY_PREFIX), OBJECTS_TRIED):
         # One object that is damaged, or gone since, says nothing about the store.
@@ -95,36 +111,38 @@ def _list_and_read(store: BlobStore) -> None:
 
 def _write_and_read_back(store: BlobStore) -> None:
     with probe(store) as stored:
-        if store.digest_of(stored.key)[0] != stored:
+        try:
+            found, _ = store.digest_of(stored.key)
+        except Absent as error:
+            raise Changed("another run has removed the check's object", key=stored.key) from error
+        if found != stored:
             raise Corrupt("it did not keep what was written", key=stored.key)
 
 
 @contextmanager
-def probe(store: BlobStore) -> Iterator[Digest]:
-    """A small blob of random bytes that is there while the block runs.
+def probe(store: BlobStore, *, fresh: bool = False) -> Iterator[Digest]:
+    """A small blob that is there while the block runs; with `fresh` it was written just now.
 
-    Below `cas/`, because rights may depend on the prefix, and held against a collection. Random,
-    so that no row can reference it: if the run is killed, or may not delete, the collector
-    removes it later. Raises StoreError if the store did not keep it.
+    Below `cas/`, because rights may depend on the prefix, and held against a collection. Its
+    bytes are always the same, so that runs which may not delete it leave one object in all, which
+    no survey takes for garbage. Another run may remove it meanwhile. Raises StoreError if the
+    store did not keep it, and with `fresh` Denied if it may not be deleted.
     """
-    content = b"write check " + secrets.token_bytes(20)
-    hasher = Hasher()
-    hasher.update(content)
-    path = store.staging_dir / f"check-{uuid.uuid4().hex}"
-    with storing(hasher.digest):
+    with storing(PROBE):
+        with staged_bytes(store, PROBE_BYTES) as staged:
+            if fresh:
+                store.remove(PROBE.key)
+            store.create(staged)
         try:
-            path.write_bytes(content)
-            store.create(Staged(path, hasher.digest, hasher.md5, hasher.size))
+            yield PROBE
         finally:
-            path.unlink(missing_ok=True)
-        try:
-            yield hasher.digest
-        finally:
-            _take_away(store, hasher.digest)
+            _take_away(store)
 
 
-def _take_away(store: BlobStore, digest: Digest) -> None:
+def _take_away(store: BlobStore) -> None:
+    """Where a deletion only adds to an object's versions it is left for the next run."""
     try:
-        store.remove(digest.key)
+        if store.versioning() not in (Versioning.KEPT, Versioning.LOCKED):
+            store.remove(PROBE.key)
     except StoreError as error:
-        logger.warning("the check's object %s stays: %s", digest.key, error)
+        logger.warning("the check's object %s stays for the next run: %s", PROBE.key, error)

@@ -10,7 +10,15 @@ from typing import Self
 from attachments.locks import Hold
 from attachments.models import Attachment
 from cas.digest import Digest
-from cas.storage.base import Absent, BlobStore, Ingested, OnBytes, OnDigest, Outcome
+from cas.storage.base import (
+    Absent,
+    BlobStore,
+    Ingested,
+    OnBytes,
+    OnDigest,
+    Outcome,
+    refuse_other_size,
+)
 
 
 class Rehearsal:
@@ -26,8 +34,11 @@ class Rehearsal:
         self._lock = threading.Lock()
         self._seen: sqlite3.Connection | None = None
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
         digest, source = self._store.digest_of(key, on_bytes)
+        refuse_other_size(source, size)
         return Ingested(digest, source.size, source, self._outcome(digest, source.size))
 
     def content_type(self, digest: Digest, size: int) -> str | None:

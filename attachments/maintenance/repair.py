@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Final
 
 from attachments.locks import excluding, refuse_condemned
 from attachments.maintenance.retry import Tries, listed, query
@@ -19,10 +18,9 @@ from attachments.object_keys import KeyKind
 from attachments.references import referenced
 from cas.digest import Digest
 from cas.storage.base import Absent, BlobStat, BlobStore, Changed, Corrupt, Unreachable
+from cas.storage.quarantine import examine
 
 logger = logging.getLogger(__name__)
-
-QUARANTINE_PREFIX: Final = "quarantine/"
 
 
 def repair(
@@ -99,25 +97,25 @@ def _restore(store: BlobStore, digest: Digest, source: str) -> bool:
 
 
 def _quarantine(store: BlobStore, digest: Digest) -> bool:
-    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment.
-
-    The name it gets says what it was and what its bytes are, so that one never replaces another.
-    """
+    """Move a corrupt blob aside. False if it is sound by now, or in use at this moment."""
     if _held(digest):
         logger.warning("%s is corrupt and stays: an older installation names it", digest.key)
         return False
     try:
-        found, before = store.digest_of(digest.key)
-        if found == digest:
+        examined = examine(store, digest)
+        if not examined.aside:
             return False
-        aside = f"{QUARANTINE_PREFIX}{digest}.{found}"
-        store.copy(digest.key, aside)
-        if store.digest_of(aside)[0] != found or not _remove(store, digest, before):
+        if not _remove(store, digest, examined.blob):
             logger.warning("%s is in use and was not moved aside; run this again", digest.key)
             return False
     except Absent:
         return False
-    logger.warning("moved the corrupt %s to %s; shown by %s", digest.key, aside, _shown_by(digest))
+    except Changed as error:
+        logger.warning("%s was not moved aside; run this again: %s", digest.key, error)
+        return False
+    logger.warning(
+        "moved the corrupt %s to %s; shown by %s", digest.key, examined.aside, _shown_by(digest)
+    )
     return True
 
 

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, TypeVar
+
+from cas.exit_status import ExitStatus as ExitStatus
 
 Item = TypeVar("Item")
 
@@ -24,19 +25,6 @@ PATIENCE_SECONDS = 600.0
 
 SHOWN_AFTER_SECONDS = 1.0
 """An outage that is over sooner is not worth a word on the progress line."""
-
-
-class ExitStatus(IntEnum):
-    """How a maintenance command ended. 1 and 2 are Django's and argparse's own."""
-
-    DONE = 0
-    ITEMS_FAILED = 3
-    REFUSED = 4
-    UNAVAILABLE = 5
-    LIMIT_REACHED = 6
-    DAMAGE_FOUND = 7
-    LOCKED = 8
-    INTERRUPTED = 9
 
 
 class Halt(Exception):

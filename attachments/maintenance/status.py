@@ -12,10 +12,11 @@ from django.db.models import Count, Max, Q, Sum
 
 from attachments.maintenance.database import LEGACY_LAYOUT, LOCK_SPACE
 from attachments.maintenance.frame import Output, Run, running
+from attachments.maintenance.preflight import wrong_store
 from attachments.maintenance.rows import unmigrated
 from attachments.maintenance.run import ExitStatus, Stop
 from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.survey import Entry, survey, wrong_store
+from attachments.maintenance.survey import Entry, survey
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind
 from attachments.references import key_columns

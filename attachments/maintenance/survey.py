@@ -19,6 +19,7 @@ from django.db.models import BigIntegerField, BooleanField, Q, QuerySet, Value
 from django.db.models.functions import Collate
 
 from attachments.maintenance.database import CONNECTION_ERRORS
+from attachments.maintenance.preflight import PROBE
 from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.object_keys import KeyKind
@@ -100,20 +101,6 @@ def survey(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
             yield again
 
 
-def wrong_store(store: BlobStore, count: int, key: str) -> Halt:
-    """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
-
-    A store that was lost looks the same, but another one's name is far more often the reason.
-    """
-    name = getattr(store, "identity", "the store")
-    return Halt(
-        ExitStatus.REFUSED,
-        f"{name} has none of the {count} objects that rows name, such as {key}. "
-        "Is it the right bucket or directory?",
-        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store",
-    )
-
-
 def look(store: BlobStore, key: str, stop: Stop) -> Entry | None:
     """What is at this key and who references it now; None if neither is so. Raises StoreError."""
     claims = query(partial(_claims_of, key), stop)
@@ -130,7 +117,8 @@ def _claims_of(key: str) -> list[Reference]:
 
 
 def _merged(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
-    stats = _ascending(listed(store, prefix, stop))
+    found = _ascending(listed(store, prefix, stop))
+    stats = (stat for stat in found if stat.key != PROBE.key)
     stat = next(stats, None)
     for key, claims in itertools.groupby(references_below(prefix, stop), key=attrgetter("key")):
         while stat is not None and stat.key < key:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from django.db import DatabaseError
 
-from attachments import references
+from attachments import references, verifications
 from attachments.locks import Hold
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.retry import Tries, lasting_end, query
@@ -31,6 +31,7 @@ from cas.storage.base import (
     OnBytes,
     OnDigest,
     Outcome,
+    Proofs,
     StoreError,
 )
 
@@ -80,8 +81,11 @@ class Acts(Protocol):
 
     verb: str
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
-        """Make the object's bytes available at their CAS key."""
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
+        """Make the object's bytes available at their CAS key. Raises SizeMismatch if there are
+        not `size` of them, and StoreError."""
 
     def content_type(self, digest: Digest, size: int) -> str | None:
         """What the stored bytes are, as `repoint` takes it; None if nothing is stored."""
@@ -101,11 +105,17 @@ class Acts(Protocol):
 class RealActs:
     verb = "migrated"
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, stop: Stop) -> None:
         self._store = store
+        self._proofs = Proofs(
+            hold=lambda blob: query(partial(verifications.holds, blob), stop),
+            record=verifications.record_at_commit,
+        )
 
-    def ingest(self, key: str, on_bytes: OnBytes, on_digest: OnDigest) -> Ingested:
-        return self._store.ingest(key, on_bytes, on_digest)
+    def ingest(
+        self, key: str, size: int | None, on_bytes: OnBytes, on_digest: OnDigest
+    ) -> Ingested:
+        return self._store.ingest(key, on_bytes, on_digest, expected_size=size, proofs=self._proofs)
 
     def content_type(self, digest: Digest, size: int) -> str | None:
         return content_type_of(self._store, digest, size)
@@ -184,16 +194,12 @@ class Transfer:
             raise RowFault(
                 "unknown_key", f"the key is neither below {LEGACY_PREFIX} nor cas/<digest>"
             )
-        ingested = self._acts.ingest(
+        return self._acts.ingest(
             group.key,
+            group.size,
             self._bandwidth.spend,
             lambda digest: query(partial(hold.take, digest), self._stop),
         )
-        if group.size is not None and ingested.size != group.size:
-            raise RowFault(
-                "size_mismatch", f"the row says {group.size} bytes, the object has {ingested.size}"
-            )
-        return ingested
 
     def _row(
         self,
@@ -259,12 +265,12 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
     """Log the failure; the run goes on with the other rows, whatever it was."""
     known = isinstance(error, StoreError | RowFault | DatabaseError)
     if isinstance(error, StoreError | RowFault):
-        code = error.code
+        fault = error.code
     else:
-        code = "database_refused" if known else "unexpected"
+        fault = "database_refused" if known else "unexpected"
     logger.error(
         "row %d was not migrated: %s: %s: %s",
-        row, group.key, code, error, exc_info=None if known else error,
+        row, group.key, fault, error, exc_info=None if known else error,
     )  # fmt: skip
     return RowResult(
         row,
@@ -272,6 +278,6 @@ def _failed(row: int, group: Group, attempts: int, error: Exception) -> RowResul
         group.size or 0,
         RowOutcome.FAILED,
         attempts,
-        error_class=code,
+        error_class=fault,
         error=" ".join(str(error).split()),
     )

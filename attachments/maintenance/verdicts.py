@@ -11,6 +11,7 @@ from typing import Any, Final
 from attachments.maintenance.run import ExitStatus
 from attachments.maintenance.summary import RunSummary
 from cas.digest import Digest
+from cas.storage.base import BlobStat
 
 SHOWN: Final = 20
 """Damaged blobs that the summary names; the report has them all."""
@@ -29,12 +30,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob's verdict; `size` is the bytes read, `detail` what a person should know."""
+    """One blob's verdict; `size` is the bytes read, `detail` what a person should know.
+
+    `blob` is the version that was found intact.
+    """
 
     digest: Digest
     verdict: Verdict
     size: int = 0
     detail: str = ""
+    blob: BlobStat | None = None
 
 
 @dataclass

@@ -19,20 +19,22 @@ from django.db.models import Q
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
+from attachments import verifications
 from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.frame import Output, Run, ending, running
 from attachments.maintenance.pacing import Bandwidth, Pace
 from attachments.maintenance.pool import Pool
+from attachments.maintenance.preflight import wrong_store
 from attachments.maintenance.repair import repair
 from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import unmigrated
 from attachments.maintenance.run import ExitStatus, Stop, Stopped
-from attachments.maintenance.survey import Entry, look, survey, wrong_store
+from attachments.maintenance.survey import Entry, look, survey
 from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
 from attachments.models import LEGACY_PREFIX, Attachment, Verification
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.storage import attachment_store
-from cas.storage.base import Absent, BlobStore, Corrupt, StoreError
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +112,14 @@ def _hash(
     """Hash what is due. However it ends, what was found intact is remembered."""
     hasher = _Hasher(store, options, run.stop)
     pool = Pool[Digest, Verified](hasher.verified, pace=hasher.pace, stop=run.stop)
-    intact: list[Digest] = []
+    intact: list[BlobStat] = []
     run.progress.begin("hashed", summary.planned)
     try:
         for verified in pool.run(_due(due_before, run.stop)):
             if verified is not None:
                 _record(verified, summary, run)
-                if verified.verdict is Verdict.INTACT:
-                    intact.append(verified.digest)
+                if verified.blob is not None:
+                    intact.append(verified.blob)
                     _remember(intact, run.stop, at_least=BATCH)
             run.progress.show_if_due()
     finally:
@@ -217,17 +219,17 @@ class _Hasher:
         if not self._read_all:
             stat = self._store.stat(digest.key)
             if stat.sha256 is not None:
-                return self._verdict(digest, stat.sha256, stat.size)
+                return self._verdict(digest, stat.sha256, stat)
         found, stat = self._store.digest_of(digest.key, self._bandwidth.spend)
         if found != digest:
             # Damaged at rest, or only on the way to us? A second reading tells.
             found, stat = self._store.digest_of(digest.key, self._bandwidth.spend)
-        return self._verdict(digest, found, stat.size)
+        return self._verdict(digest, found, stat)
 
-    def _verdict(self, digest: Digest, found: Digest, size: int) -> Verified:
+    def _verdict(self, digest: Digest, found: Digest, blob: BlobStat) -> Verified:
         if found == digest:
-            return Verified(digest, Verdict.INTACT, size)
-        return Verified(digest, Verdict.CORRUPT, size, f"its bytes hash to {found}")
+            return Verified(digest, Verdict.INTACT, blob.size, blob=blob)
+        return Verified(digest, Verdict.CORRUPT, blob.size, f"its bytes hash to {found}")
 
 
 def _record(verified: Verified, summary: VerifySummary, run: Run) -> None:
@@ -253,10 +255,9 @@ def _damage(verified: Verified, summary: VerifySummary, run: Run) -> None:
         run.stop.request(ExitStatus.DAMAGE_FOUND, "too much damage to go on")
 
 
-def _remember(intact: list[Digest], stop: Stop, *, at_least: int = 1) -> None:
+def _remember(intact: list[BlobStat], stop: Stop, *, at_least: int = 1) -> None:
     if len(intact) >= at_least:
-        found = Verification.objects.filter(digest__in=[digest.hex for digest in intact])
-        query(partial(found.update, verified_at=timezone.now()), stop)
+        query(partial(verifications.record, intact), stop)
         intact.clear()
 
 

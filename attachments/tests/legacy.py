@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import uuid
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,37 @@ def damage(store: Any, key: str, content: bytes) -> None:
         store.bucket.put_object(Key=key, Body=content)
     else:
         Path(store.location, key).write_bytes(content)
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def session_of(through: Any) -> int:
+    with through.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        number: int = cursor.fetchone()[0]
+        return number
+
+
+def wait_until_ended(session: int) -> None:
+    """Until PostgreSQL has ended this session, as a session of its own sees it."""
+    other = connections.create_connection("default")
+
+    def ended() -> bool:
+        with other.cursor() as cursor:
+            cursor.execute(
+                "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", [session]
+            )
+            return bool(cursor.fetchone()[0])
+
+    try:
+        wait_until(ended)
+    finally:
+        other.close()
 
 
 def terminate_others() -> None:

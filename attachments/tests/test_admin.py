@@ -191,7 +191,7 @@ class TestStoreFaults:
         create = type(disk_store).create
         created: list[Staged] = []
 
-        def second_fails(self, staged):
+        def second_fails(self, staged, *proofs):
             if created:
                 # The row is written, and inside the transaction, before the bytes are.
                 assert Attachment.objects.filter(s3_key=staged.digest.key).exists()
@@ -219,7 +219,7 @@ class TestStoreFaults:
         assert not Attachment.objects.exists()
 
     def test_a_new_part_is_not_half_saved_either(self, disk_store, admin_client, monkeypatch):
-        def fails(self, staged):
+        def fails(self, staged, *proofs):
             raise Unreachable("connection refused")
 
         monkeypatch.setattr(type(disk_store), "create", fails)

@@ -19,7 +19,7 @@ from attachments import locks, references
 from attachments.maintenance import clocks, collect, database, pacing
 from attachments.maintenance.database import LOCK_SPACE, run_lock
 from attachments.maintenance.run import ExitStatus
-from attachments.models import Attachment
+from attachments.models import Attachment, CondemnedBlob
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
     blobs,
@@ -109,6 +109,37 @@ def test_the_grace_period_protects(store: BlobStore, kept: Digest, garbage: Dige
     assert status == 0
     assert summary_of(output)["in_grace_period"] == 1
     assert blobs(store) == {kept, garbage}
+
+
+@on_disk
+def test_the_grace_period_protects_young_ones_among_old_ones(
+    store: Any, kept: Digest, tmp_path: Path
+) -> None:
+    """As many go as are old, and they are those: the young come first in the listing."""
+    contents = sorted((b"garbage %d" % number for number in range(6)), key=Digest.of)
+    young, old = contents[:3], contents[3:]
+    for content in contents:
+        put_blob(store, content, tmp_path)
+    hours_ago = time.time() - 2 * 3600
+    for content in old:
+        os.utime(Path(store.location, Digest.of(content).key), (hours_ago, hours_ago))
+    status, output = run("collect_garbage", "--yes-i-am-sure", "--grace", "1h", "--json")
+    assert status == 0, output
+    assert summary_of(output)["collected"] == 3
+    assert blobs(store) == {kept, *map(Digest.of, young)}
+
+
+@on_disk
+def test_a_deletion_in_flight_is_still_on_record_after_the_next_collection(
+    store: BlobStore, kept: Digest, garbage: Digest
+) -> None:
+    """What a collection that was killed has sent may be carried out later."""
+    in_flight, over = Digest.of(b"in flight"), Digest.of(b"over")
+    now = timezone.now()
+    for digest, since in ((in_flight, now), (over, now - locks.LONGEST_REQUEST * 2)):
+        CondemnedBlob.objects.create(digest=digest.hex, since=since)
+    assert run(*COLLECT)[0] == 0
+    assert [row.digest for row in CondemnedBlob.objects.all()] == [in_flight.hex]
 
 
 @on_disk

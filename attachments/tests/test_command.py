@@ -117,6 +117,16 @@ def test_a_migration_goes_on_with_everything_but_its_limit() -> None:
     )
 
 
+def test_rates_are_those_of_the_whole_run() -> None:
+    from attachments.maintenance.migrate import MigrationSummary
+    from attachments.maintenance.transfer import RowOutcome
+
+    summary = MigrationSummary(bytes=10, seconds=2.0)
+    summary.outcomes[RowOutcome.MIGRATED] = 5
+    figures = summary.figures()
+    assert (figures["items_per_second"], figures["bytes_per_second"]) == (2.5, 5)
+
+
 def interrupted() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -48,9 +48,9 @@ def ingest(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     real = store.ingest
 
-    def recorded(source: str, *arguments: Any) -> Ingested:
+    def recorded(source: str, *arguments: Any, **options: Any) -> Ingested:
         asked.append(source)
-        return real(source, *arguments)
+        return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", recorded)
     return asked
@@ -63,10 +63,10 @@ def fail_at(
     left = list(errors)
     real = store.ingest
 
-    def failing(source: str, *arguments: Any) -> Ingested:
+    def failing(source: str, *arguments: Any, **options: Any) -> Ingested:
         if source == key and left:
             raise left.pop(0)
-        return real(source, *arguments)
+        return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", failing)
     monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
@@ -224,7 +224,7 @@ def test_refused_credentials_stop_the_run_and_mark_no_row(
     for number in range(20):
         make_legacy(store, part, b"%d" % number)
 
-    def denied(source: str, *arguments: Any) -> Ingested:
+    def denied(source: str, *arguments: Any, **options: Any) -> Ingested:
         raise Denied("expired token", key=source)
 
     monkeypatch.setattr(store, "ingest", denied)
@@ -424,10 +424,10 @@ def test_rows_added_meanwhile_are_counted_as_such(
     real = store.ingest
     copied: list[Attachment] = []
 
-    def meanwhile(source: str, *arguments: Any) -> Ingested:
+    def meanwhile(source: str, *arguments: Any, **options: Any) -> Ingested:
         if not copied and source != made[2].s3_key:
             copied.append(references.copy(made[2].pk, part))
-        return real(source, *arguments)
+        return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", meanwhile)
     # In small blocks the copy is still ahead when it comes, in one block it is not seen.
@@ -450,9 +450,9 @@ def test_rows_that_others_moved_are_told_apart(
     monkeypatch.setattr(rows, "BLOCK_ROWS", 1)
     real = store.ingest
 
-    def meanwhile(source: str, *arguments: Any) -> Ingested:
+    def meanwhile(source: str, *arguments: Any, **options: Any) -> Ingested:
         Attachment.objects.filter(pk=made[2].pk).delete()
-        return real(source, *arguments)
+        return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", meanwhile)
     status, output = run(*MIGRATE, "--json", "--workers", "1")
@@ -481,13 +481,10 @@ def test_a_row_counted_twice_is_not_hidden(
 
 
 @on_disk
-def test_the_summary_has_rates_and_samples(store: BlobStore, part: Part) -> None:
+def test_the_summary_has_samples(store: BlobStore, part: Part) -> None:
     lost = make_row(part, legacy_key(part), 3)
     make_legacy(store, part, b"one")
     summary = summary_of(run(*MIGRATE, "--json")[1])
-    assert summary["seconds"] >= 0
-    assert summary["items_per_second"] > 0
-    assert summary["bytes_per_second"] > 0
     (sample,) = summary["samples"]
     assert sample.startswith(f"row {lost.pk}, {lost.s3_key}: absent: ")
 

@@ -7,7 +7,6 @@ bytes; and when the fault is over, running it again finishes the work.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ from attachments.tests.legacy import (
     make_legacy,
     on_disk,
     run,
+    session_of,
     summary_of,
     terminate_others,
+    wait_until_ended,
 )
 from cas.digest import Digest, is_cas_key
 from cas.storage.base import BlobStore, Corrupt
@@ -229,7 +230,7 @@ def test_no_transaction_is_open_during_a_transfer(
     real = store.ingest
     states: set[str] = set()
 
-    def watched(source: str, *arguments: Any) -> Any:
+    def watched(source: str, *arguments: Any, **options: Any) -> Any:
         other = connections.create_connection("default")
         with other.cursor() as cursor:
             cursor.execute(
@@ -239,7 +240,7 @@ def test_no_transaction_is_open_during_a_transfer(
             )
             states.update(row[0] for row in cursor.fetchall())
         other.close()
-        return real(source, *arguments)
+        return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", watched)
     assert run(*MIGRATE)[0] == DONE
@@ -265,7 +266,7 @@ def test_a_session_ended_for_idling_in_a_transaction_is_begun_anew(
         if connection.in_atomic_block and stalled.acquire(blocking=False):
             with connection.cursor() as cursor:
                 cursor.execute("SET idle_in_transaction_session_timeout = '20ms'")
-            time.sleep(0.5)
+            wait_until_ended(session_of(connection))
         return real(key)
 
     monkeypatch.setattr(store, "stat", slow)

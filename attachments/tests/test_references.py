@@ -41,7 +41,7 @@ class Recording:
         self.failure = failure
         self.rows_seen = []
 
-    def create(self, staged):
+    def create(self, staged, *proofs):
         self.rows_seen.append(Attachment.objects.filter(s3_key=staged.digest.key).count())
         if self.failure:
             raise self.failure
@@ -159,7 +159,7 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
     looked, deleted = Event(), Event()
 
     class Slow:
-        def create(self, staged):
+        def create(self, staged, *proofs):
             outcome = store.create(staged)
             looked.set()
             deleted.wait(2)
@@ -234,7 +234,7 @@ HOLD_NO_KEY = {
     ),
     "attachments.Verification": (
         "what was verified when; it is meant to outlive its blobs and to keep none",
-        {"digest"},
+        {"digest", "etag"},
     ),
     "attachments.CondemnedBlob": ("what is being deleted", {"digest"}),
     "parts.Type": ("a name", {"name"}),

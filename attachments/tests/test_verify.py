@@ -17,6 +17,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
+from attachments import verifications
 from attachments.maintenance import cleanup, verify
 from attachments.maintenance.pacing import Bandwidth
 from attachments.maintenance.run import ExitStatus, Stop
@@ -165,8 +166,7 @@ def test_a_repair_and_a_cleanup_exclude_each_other(
     step = "_repair" if first == "repair" else "_delete"
     damage(store, moved[0].key, b"ONE!")
     # To be found out by the repair, not by the cleanup.
-    later = timezone.now() + timedelta(days=1)
-    Verification.objects.update_or_create(digest=moved[0].hex, defaults={"verified_at": later})
+    verifications.record([store.stat(moved[0].key)])
     real = getattr(module, step)
     statuses: list[int] = []
 
@@ -247,7 +247,11 @@ def test_a_blob_in_use_is_not_moved_aside(
 def test_a_blob_healed_meanwhile_is_not_moved_aside(
     store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upload put the right bytes back after the corrupt ones were read."""
+    """An upload put the right bytes back after the corrupt ones were read.
+
+    There is no old object: what the repair deletes now nothing brings back.
+    """
+    remove_legacy(store)
     damage(store, moved[0].key, b"ONE!")
     real = store.copy
 
@@ -256,8 +260,29 @@ def test_a_blob_healed_meanwhile_is_not_moved_aside(
         damage(store, moved[0].key, b"one!")
 
     monkeypatch.setattr(store, "copy", and_healed)
-    run(*REPAIR)
+    assert summary_of(run(*REPAIR)[1])["quarantined"] == 0
     assert store.digest_of(moved[0].key)[0] == moved[0]
+
+
+@on_disk
+def test_a_referenced_blob_that_vanishes_while_it_is_hashed_is_missing(
+    store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there in the survey; only one that no row references any more is merely gone."""
+    real = store.digest_of
+
+    def vanishing(key: str, on_bytes: Any = None) -> Any:
+        if key == moved[0].key:
+            store.remove(key)
+        return real(key, on_bytes)
+
+    monkeypatch.setattr(store, "digest_of", vanishing)
+    status, output = run(*VERIFY)
+    summary = summary_of(output)
+    assert status == ExitStatus.DAMAGE_FOUND, output
+    assert (summary["missing"], summary["gone"], summary["still_damaged"]) == (1, 0, 1)
+    Attachment.objects.filter(s3_key=moved[0].key).delete()
+    assert run(*VERIFY)[0] == 0
 
 
 @on_disk

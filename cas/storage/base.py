@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 from cas.digest import Digest
 
@@ -64,6 +64,18 @@ class StoreFull(StoreError):
     """There is no room left for the object."""
 
     code = "store_full"
+
+
+class SizeMismatch(StoreError):
+    """The source has another size than the caller expects. Nothing was stored."""
+
+    code = "size_mismatch"
+
+
+class Unsupported(StoreError):
+    """The store does not know this operation. Trying again will not help."""
+
+    code = "unsupported"
 
 
 class Outcome(StrEnum):
@@ -130,8 +142,46 @@ class Ingested:
     outcome: Outcome
 
 
+class Versioning(StrEnum):
+    """What deleting an object does to its bytes."""
+
+    NONE = "none"
+    """They are deleted."""
+    KEPT = "kept"
+    """They stay as an old version, until that version is deleted."""
+    SUSPENDED = "suspended"
+    """Those of objects written while versions were kept stay; others are deleted."""
+    LOCKED = "locked"
+    """They stay as an old version, which object lock may protect for a time."""
+    UNKNOWN = "unknown"
+    """The store does not say, or not to these credentials."""
+
+
 OnBytes = Callable[[int], None]
 OnDigest = Callable[[Digest], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """The caller's memory of blobs that were read and found to hash to their key.
+
+    `hold` says whether this version of the blob was; `record` is called when one was. Without a
+    memory a blob of which the store's own words prove nothing is read each time it is found.
+    """
+
+    hold: Callable[[BlobStat], bool]
+    record: Callable[[BlobStat], None]
+
+
+NO_PROOFS: Final = Proofs(hold=lambda blob: False, record=lambda blob: None)
+
+
+def refuse_other_size(source: BlobStat, expected: int | None) -> None:
+    """Raises SizeMismatch unless the source has the expected size in bytes, where one is."""
+    if expected is not None and source.size != expected:
+        raise SizeMismatch(
+            f"{expected} bytes were expected, the object has {source.size}", key=source.key
+        )
 
 
 @runtime_checkable
@@ -163,11 +213,12 @@ class BlobStore(Protocol):
         ends without an error has seen everything.
         """
 
-    def create(self, staged: Staged) -> Outcome:
+    def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
         """Put the staged bytes at `cas/<digest>` unless they are there, atomically and durably.
 
-        An object of the right size is left alone (PRESENT) unless a checksum that the store holds
-        says otherwise; one that is wrong is replaced (HEALED). The staged file is left to its
+        What is there is left alone (PRESENT) if its bytes are proven to be these: by a checksum
+        that the store holds, by `proofs`, or by reading it, which `proofs` then records. Wrong
+        bytes are kept below `quarantine/` and replaced (HEALED). The staged file is left to its
         owner. Raises Corrupt if the staged file or what the store kept is not what was hashed,
         StoreFull when there is no room.
         """
@@ -176,22 +227,37 @@ class BlobStore(Protocol):
         """Hash the object at `key`. Raises Absent, Corrupt, Changed."""
 
     def ingest(
-        self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
+        self,
+        source: str,
+        on_bytes: OnBytes | None = None,
+        on_digest: OnDigest | None = None,
+        *,
+        expected_size: int | None = None,
+        proofs: Proofs = NO_PROOFS,
     ) -> Ingested:
         """Make the bytes at `source` available at `cas/<their digest>`, reading them once.
 
         `on_digest` is called when the digest is known and nothing below `cas/` was looked at yet:
-        who takes a lock then can believe afterwards what is said to be stored.
-        An object that is there already is proven to have these bytes, by a checksum that the
-        store holds or by reading it, because the source may be the last good copy. The source is
-        left as it was. Raises Absent, Corrupt, Changed, StoreFull.
+        who takes a lock then can believe afterwards what is said to be stored. What is there is
+        proven or replaced as by `create`, because the source may be the last good copy. The
+        source is left as it was. Raises Absent, Corrupt, Changed, StoreFull, and SizeMismatch,
+        before anything is read, if the source does not have the expected size in bytes.
         """
 
     def remove(self, key: str) -> None:
         """Delete one object; one that is not there is no error."""
 
-    def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
-        """Delete objects in batches, yielding each key's own outcome."""
+    def remove_many(
+        self, keys: Iterable[str], *, versions: bool = False
+    ) -> Iterator[tuple[str, StoreError | None]]:
+        """Delete objects in batches, yielding each key's own outcome.
+
+        With `versions` all versions of each key are deleted, the old ones and the marks of
+        earlier deletions as well.
+        """
+
+    def versioning(self) -> Versioning:
+        """What deleting an object does to its bytes here."""
 
     def put_legacy(self, key: str, source: Path) -> None:
         """Write a file under the older layout (sample data and tests only). Never below `cas/`."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import stat as modes
 import uuid
@@ -26,7 +25,9 @@ from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
 
 from cas.digest import CAS_PREFIX, Digest, hash_stream
+from cas.storage import disk_preflight
 from cas.storage.base import (
+    NO_PROOFS,
     Absent,
     BlobStat,
     BlobStream,
@@ -37,8 +38,11 @@ from cas.storage.base import (
     OnBytes,
     OnDigest,
     Outcome,
+    Proofs,
     Staged,
     StoreError,
+    Versioning,
+    refuse_other_size,
 )
 from cas.storage.disk_files import (
     NO_HARD_LINKS,
@@ -52,8 +56,8 @@ from cas.storage.disk_files import (
     translated,
 )
 from cas.storage.disk_listing import keys_below
-
-log = logging.getLogger(__name__)
+from cas.storage.preflight import Preflight
+from cas.storage.quarantine import examine, healed
 
 STAGING: Final = ".staging"
 """Of files on their way in; its name is no key."""
@@ -99,15 +103,15 @@ class DiskBlobStorage(FileSystemStorage):
             with contextlib.suppress(Absent):
                 yield self.stat(key)
 
-    def create(self, staged: Staged) -> Outcome:
-        key = staged.digest.key
-        with translated(key):
-            if self._present(key, staged.size):
+    def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
+        with translated(staged.digest.key):
+            sound = self._sound(staged.digest, staged.size, proofs)
+            if sound:
                 return Outcome.PRESENT
             temporary = self._own_name()
             try:
                 self._adopt(staged, temporary)
-                return self._place(temporary, key, staged.size)
+                return self._put(temporary, staged.digest, staged.size, proofs, sound)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -118,20 +122,30 @@ class DiskBlobStorage(FileSystemStorage):
         return hasher.digest, source.blob
 
     def ingest(
-        self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
+        self,
+        source: str,
+        on_bytes: OnBytes | None = None,
+        on_digest: OnDigest | None = None,
+        *,
+        expected_size: int | None = None,
+        proofs: Proofs = NO_PROOFS,
     ) -> Ingested:
         path = self._path(source)
-        temporary = self._own_name()
-        try:
-            with translated(source), OpenBlob(path, source) as stream:
-                with self._unchanged(stream):
-                    hasher = copy_hashed(stream, temporary, on_bytes)
-                blob = stream.blob
-            if on_digest:
-                on_digest(hasher.digest)
-            outcome = self._prove_or_place(temporary, hasher.digest, hasher.size)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with translated(source):
+            temporary = self._own_name()
+            try:
+                with OpenBlob(path, source) as stream:
+                    refuse_other_size(stream.blob, expected_size)
+                    with self._unchanged(stream):
+                        hasher = copy_hashed(stream, temporary, on_bytes)
+                    blob = stream.blob
+                if on_digest:
+                    on_digest(hasher.digest)
+                with translated(hasher.digest.key):
+                    sound = self._sound(hasher.digest, hasher.size, proofs)
+                    outcome = self._put(temporary, hasher.digest, hasher.size, proofs, sound)
+            finally:
+                temporary.unlink(missing_ok=True)
         return Ingested(hasher.digest, hasher.size, blob, outcome)
 
     def remove(self, key: str) -> None:
@@ -140,7 +154,10 @@ class DiskBlobStorage(FileSystemStorage):
             with translated(key):
                 path.unlink()
 
-    def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
+    def remove_many(
+        self, keys: Iterable[str], *, versions: bool = False
+    ) -> Iterator[tuple[str, StoreError | None]]:
+        """A file has no other versions."""
         for key in keys:
             try:
                 self.remove(key)
@@ -148,6 +165,9 @@ class DiskBlobStorage(FileSystemStorage):
                 yield key, error
             else:
                 yield key, None
+
+    def versioning(self) -> Versioning:
+        return Versioning.NONE
 
     def put_legacy(self, key: str, source: Path) -> None:
         if key.startswith(CAS_PREFIX):
@@ -161,6 +181,7 @@ class DiskBlobStorage(FileSystemStorage):
                     copy_hashed(stream, temporary)
                 self._seal(temporary)
                 temporary.replace(target)
+                fsync_directory(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -181,13 +202,16 @@ class DiskBlobStorage(FileSystemStorage):
     def try_guards(self, prefix: str) -> Mapping[str, bool]:
         """Whether `link` works here and refuses a name that is taken."""
         source, target = self._own_name(), self._own_name()
-        try:
-            with translated(STAGING):
+        with translated(STAGING):
+            try:
                 source.touch()
                 return {"hard_links": links(source, target) and not links(source, target)}
-        finally:
-            source.unlink(missing_ok=True)
-            target.unlink(missing_ok=True)
+            finally:
+                source.unlink(missing_ok=True)
+                target.unlink(missing_ok=True)
+
+    def preflight(self) -> Preflight:
+        return disk_preflight.preflight(Path(self.location), self.staging_dir)
 
     def _save(self, name: str, content: Any) -> str:
         """Django's own way to write a file; it follows no rule that holds below `cas/`."""
@@ -206,15 +230,22 @@ class DiskBlobStorage(FileSystemStorage):
     def _own_name(self) -> Path:
         return self.staging_dir / f"incoming-{uuid.uuid4().hex}"
 
-    def _present(self, key: str, size: int) -> bool:
-        """Whether the object is there, in this size and for good."""
+    def _sound(self, digest: Digest, size: int, proofs: Proofs) -> bool | None:
+        """Whether the blob that is there has the right bytes, for good; None if there is none.
+
+        Wrong bytes are copied aside.
+        """
         try:
-            if self.stat(key).size != size:
-                return False
+            blob = self.stat(digest.key)
+            if blob.size != size or not proofs.hold(blob):
+                examined = examine(self, digest)
+                if examined.aside:
+                    return False
+                proofs.record(examined.blob)
         except Absent:
-            return False
+            return None
         # Whoever linked it may not have come to make its name durable yet.
-        fsync_directory(self._path(key).parent)
+        fsync_directory(self._path(digest.key).parent)
         return True
 
     def _adopt(self, staged: Staged, temporary: Path) -> None:
@@ -244,40 +275,31 @@ class DiskBlobStorage(FileSystemStorage):
                 os.fchmod(file.fileno(), self.file_permissions_mode)
             os.fsync(file.fileno())
 
-    def _prove_or_place(self, temporary: Path, digest: Digest, size: int) -> Outcome:
-        """As `_place`, but what is there already counts only if its bytes hash to the digest."""
-        key = digest.key
-        with translated(key):
-            if not self._present(key, size):
-                return self._place(temporary, key, size)
-            if self.digest_of(key)[0] == digest:
-                return Outcome.PRESENT
-            self._seal(temporary)
-            return self._replace(temporary, key)
-
-    def _place(self, temporary: Path, key: str, size: int) -> Outcome:
-        """Make the finished file `temporary` the object at `key`, unless there is one already."""
-        target = self._path(key)
+    def _put(
+        self, temporary: Path, digest: Digest, size: int, proofs: Proofs, sound: bool | None
+    ) -> Outcome:
+        """Make the finished file `temporary` the blob, unless what is there is `sound`."""
+        if sound:
+            return Outcome.PRESENT
+        target = self._path(digest.key)
         make_directories(target.parent, self.directory_permissions_mode)
         self._seal(temporary)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
-                raise
-            return Outcome.PRESENT if self._present(key, size) else self._replace(temporary, key)
-        fsync_directory(target.parent)
-        return Outcome.STORED
-
-    def _replace(self, temporary: Path, key: str) -> Outcome:
-        """Put the sealed file in place of whatever is there."""
-        target = self._path(key)
-        outcome = Outcome.STORED
-        if target.exists():
-            outcome = Outcome.HEALED
-            log.warning("healed %s: other bytes were there", key)
+        if sound is None:
+            try:
+                os.link(temporary, target)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
+                    raise
+                if self._sound(digest, size, proofs):
+                    return Outcome.PRESENT
+            else:
+                fsync_directory(target.parent)
+                return Outcome.STORED
+        outcome = Outcome.HEALED if target.exists() else Outcome.STORED
         temporary.replace(target)
         fsync_directory(target.parent)
+        if outcome is Outcome.HEALED:
+            healed(digest.key)
         return outcome
 
     @contextlib.contextmanager

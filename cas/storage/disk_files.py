@@ -50,6 +50,14 @@ _MEANING: Final[dict[int, type[StoreError]]] = {
     errno.ENFILE: Unreachable,
 }
 
+_CURES: Final = {
+    errno.EACCES: "Give the user of this process the right to it",
+    errno.EDQUOT: "Make room, or raise the quota",
+    errno.EIO: "The medium fails: look at the system's log",
+    errno.ENOSPC: "Make room on that file system",
+    errno.EROFS: "Find out why (the system's log says), and mount the file system writable again",
+}
+
 
 @contextlib.contextmanager
 def translated(key: str) -> Iterator[None]:
@@ -57,8 +65,16 @@ def translated(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = _MEANING.get(error.errno or 0, StoreError)
-        raise kind(error.strerror or str(error), key=key) from error
+        raise store_error(error, key) from error
+
+
+def store_error(error: OSError, key: str = "") -> StoreError:
+    """The StoreError that an OSError about `key` amounts to."""
+    number = error.errno or 0
+    message = error.strerror or str(error)
+    if cure := _CURES.get(number):
+        message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
+    return _MEANING.get(number, StoreError)(message, key=key)
 
 
 class OpenBlob(io.FileIO):

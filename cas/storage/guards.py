@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from cas.storage.base import Denied
+from cas.storage.base import Denied, StoreError
 from cas.storage.places import state_dir
 
 log = logging.getLogger(__name__)
@@ -77,9 +77,10 @@ def known(store: Guarded) -> Guards | None:
     return guards
 
 
-def probe(store: Guarded, *, force: bool = False) -> Guards:
+def probe(store: Guarded, *, force: bool = False, log_missing: bool = True) -> Guards:
     """The guards of `store`; tries them if nobody has yet, or again with `force`.
 
+    What is done in place of each guard that is not honoured is logged unless the caller says it.
     Raises what the trials raise: Unreachable, and Denied where the store lets us not even write
     below `.cas-probe/`.
     """
@@ -90,7 +91,7 @@ def probe(store: Guarded, *, force: bool = False) -> Guards:
         _found[store.identity] = guards
         _save(store, guards)
         for name, honoured in results.items():
-            if not honoured:
+            if not honoured and log_missing:
                 log.warning(
                     "%s does not honour %s: %s", store.identity, name, store.fallbacks[name]
                 )
@@ -115,7 +116,11 @@ def forget() -> None:
 
 
 def _file(store: Guarded) -> Path | None:
-    directory = state_dir()
+    try:
+        directory = state_dir()
+    except StoreError as error:
+        log.warning("nothing is remembered of %s: %s", store.identity, error)
+        return None
     if directory is None:
         return None
     return directory / f"guards-{hashlib.sha256(store.identity.encode()).hexdigest()[:16]}.json"

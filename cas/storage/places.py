@@ -13,28 +13,32 @@ from pathlib import Path
 from django.conf import settings
 
 from cas.storage.base import Denied
+from cas.storage.disk_files import translated
 
 
 def staging_dir() -> Path:
     """`CAS_STAGING_DIR`, by default this user's own directory below the system's temporary one.
 
-    Created if missing. Raises Denied if it belongs to somebody else, who could then exchange
-    staged bytes.
+    Created if missing. Raises StoreError if it cannot be, and Denied if it belongs to somebody
+    else, who could then exchange staged bytes.
     """
     chosen = getattr(settings, "CAS_STAGING_DIR", None)
     path = Path(chosen or Path(tempfile.gettempdir(), f"cas-staging-{os.getuid()}"))
-    if not path.is_dir():
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid not in (os.getuid(), 0):
+    with translated(""):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+    if owner not in (os.getuid(), 0):
         raise Denied(f"the staging directory {path} belongs to another user")
     return path
 
 
 def state_dir() -> Path | None:
-    """`CAS_STATE_DIR`, created if missing; None if it is not set."""
+    """`CAS_STATE_DIR`, created if missing; None if it is not set. Raises StoreError."""
     chosen = getattr(settings, "CAS_STATE_DIR", None)
     if not chosen:
         return None
     path = Path(chosen)
-    path.mkdir(parents=True, exist_ok=True)
+    with translated(""):
+        path.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,41 +1,72 @@
-"""Finding out that a store can be written to before thousands of objects depend on it."""
+"""What the commands need of a store, found out before thousands of objects depend on it."""
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
 
-from cas.storage.base import Absent, BlobStore, Corrupt, StoreError
-from cas.storage.guards import PROBE_PREFIX
-
-_BYTES = b"written, read, listed and deleted\n"
+from cas.storage.base import StoreError
 
 
-def preflight(store: BlobStore) -> timedelta:
-    """Write, read, list and delete an object below `.cas-probe/`.
+class Weight(IntEnum):
+    """How much depends on something that a store does or permits."""
 
-    Returns how far the store's clock is ahead of this machine's (behind: negative), to about a
-    second. Raises the StoreError that names what is wrong: Denied, Unreachable, StoreFull;
-    Corrupt if other bytes come back, StoreError if what was written is not listed or what was
-    deleted still is there.
+    REPLACEABLE = 0
+    """Something else is done in its place, or nothing has to be."""
+    NEEDED = 1
+    """Some command cannot do its work without it."""
+    ESSENTIAL = 2
+    """The store cannot be used without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that commands ask of a store: an operation, on keys that begin with `prefix`.
+
+    `cost` says what cannot be done without it.
     """
-    key = PROBE_PREFIX + uuid.uuid4().hex
-    path = store.staging_dir / f"preflight-{uuid.uuid4().hex}"
-    try:
-        path.write_bytes(_BYTES)
-        before = datetime.now(UTC)
-        store.put_legacy(key, path)
-    finally:
-        path.unlink(missing_ok=True)
-    blob = store.stat(key)
-    with store.read(key) as stream:
-        if stream.read(len(_BYTES) + 1) != _BYTES:
-            raise Corrupt("other bytes came back than were written", key=key)
-    if key not in (found.key for found in store.scan(key)):
-        raise StoreError("an object that was written is not listed", key=key)
-    store.remove(key)
-    with contextlib.suppress(Absent):
-        store.stat(key)
-        raise StoreError("an object that was deleted is still there", key=key)
-    return blob.modified - before
+
+    operation: str
+    prefix: str
+    weight: Weight
+    cost: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} in {self.prefix}" if self.prefix else self.operation
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found: for each need the error it met, or None.
+
+    `clock_ahead` is how far the store's clock is ahead of this machine's (behind: negative), to
+    about a second; None if the store does not tell. `notes` are for the operator.
+    """
+
+    found: Mapping[Need, StoreError | None]
+    clock_ahead: timedelta | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[tuple[Need, StoreError]]:
+        return [(need, error) for need, error in self.found.items() if error is not None]
+
+    @property
+    def weight(self) -> Weight | None:
+        """That of the weightiest need that is not met, if any is not."""
+        return max((need.weight for need, _ in self.missing), default=None)
+
+
+@runtime_checkable
+class Preflighted(Protocol):
+    """A store that can be asked for everything the commands need."""
+
+    def preflight(self) -> Preflight:
+        """Try each need, on objects of its own that are removed again.
+
+        Raises the StoreError that says why nothing can be tried at all: Unreachable, or Denied
+        with wrong credentials or a bucket that is not there.
+        """

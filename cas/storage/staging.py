@@ -1,22 +1,40 @@
-"""Files that a killed process left in a staging directory."""
+"""Staging bytes that are at hand, and removing what killed processes left staged."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import uuid
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from django.utils import timezone
 
-from cas.storage.disk_files import remove_old_files
+from cas.digest import Hasher
+from cas.storage.base import BlobStore, Staged
+from cas.storage.disk_files import remove_old_files, translated
 
 UNUSED_AFTER: Final = timedelta(hours=1)
 """What is being received is open; what is open nowhere and was last written so long ago is
 nobody's any more."""
+
+
+@contextmanager
+def staged_bytes(store: BlobStore, content: bytes) -> Iterator[Staged]:
+    """A staged file of these bytes, deleted afterwards. Raises StoreError."""
+    hasher = Hasher()
+    hasher.update(content)
+    path = store.staging_dir / f"check-{uuid.uuid4().hex}"
+    with translated(path.name):
+        try:
+            path.write_bytes(content)
+            yield Staged(path, hasher.digest, hasher.md5, hasher.size)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def remove_unused_staging(directory: Path, *, dry_run: bool = False) -> Iterator[str]:
@@ -24,7 +42,7 @@ def remove_unused_staging(directory: Path, *, dry_run: bool = False) -> Iterator
 
     Yields a description of each. Raises StoreError.
     """
-    older_than: datetime = timezone.now() - UNUSED_AFTER
+    older_than = timezone.now() - UNUSED_AFTER
     yield from remove_old_files(directory, older_than, dry_run=dry_run, spared=is_open)
 
 

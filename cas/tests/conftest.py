@@ -17,8 +17,13 @@ from cas.storage.base import BlobStore, Staged
 
 @pytest.fixture(autouse=True)
 def own_urls_and_cache(settings: Any, tmp_path: Path) -> None:
-    """The app by itself: no project URLs, and a thumbnail cache of the test's own."""
+    """The app by itself: no project URLs, and a thumbnail cache of the test's own.
+
+    No middleware either: Django's own sets some of the headers that the app promises, and a test
+    would pass without ours.
+    """
     settings.ROOT_URLCONF = "cas.tests.urls"
+    settings.MIDDLEWARE = []
     settings.CAS_THUMBNAIL_CACHE_DIR = tmp_path / "thumbnails"
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat as modes
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cas.storage.base import (
 )
 from cas.storage.disk import DiskBlobStorage
 from cas.storage.guards import probe
-from cas.tests.test_store_contract import DATA, bytes_at, keys, put, stage
+from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
 
 
 @pytest.fixture
@@ -62,6 +63,40 @@ def test_an_object_has_the_configured_permissions(store: DiskBlobStorage) -> Non
     store.create(staged)
     mode = Path(store.path(staged.digest.key)).stat().st_mode
     assert modes.S_IMODE(mode) == store.file_permissions_mode == 0o644
+
+
+@pytest.mark.parametrize("key", ["../outside", "legacy/../../outside", "./legacy/../../outside"])
+def test_no_key_leads_out_of_the_directory(
+    store: DiskBlobStorage, tmp_path: Path, key: str
+) -> None:
+    """There is a file at each of these paths."""
+    put(store, "legacy/a", DATA, tmp_path)
+    outside = Path(store.location).parent / "outside"
+    outside.write_bytes(b"not of the store")
+    for look in (store.read, store.stat, store.digest_of, store.ingest):
+        with pytest.raises(Absent):
+            look(key)
+    store.remove(key)
+    assert list(store.remove_many([key])) == [(key, None)]
+    with pytest.raises(Absent):
+        put(store, key, DATA, tmp_path)
+    with pytest.raises(Absent):
+        store.copy("legacy/a", key)
+    with pytest.raises(Absent):
+        store.copy(key, "legacy/b")
+    assert outside.read_bytes() == b"not of the store"
+    assert keys(store) == ["legacy/a"]
+
+
+@pytest.mark.parametrize("key", ["/legacy/a", "legacy//a", "legacy/./a", "legacy/a/", ".staging/x"])
+def test_each_object_has_one_key(store: DiskBlobStorage, tmp_path: Path, key: str) -> None:
+    """What other spellings would lead to the same file is no key, and neither is a staged file."""
+    put(store, "legacy/a", DATA, tmp_path)
+    stage(store, name="x")
+    with pytest.raises(Absent):
+        store.stat(key)
+    store.remove(key)
+    assert (keys(store), (store.staging_dir / "x").exists()) == (["legacy/a"], True)
 
 
 class TestCrash:
@@ -103,6 +138,74 @@ class TestCrash:
         assert store.create(staged) is Outcome.PRESENT
         # The one who linked it may have died before its own fsync.
         assert steps == ["fsync directory"]
+
+    @pytest.fixture
+    def synced(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The names of the files and directories that fsync was called for, in order."""
+        names: list[str] = []
+        fsync = os.fsync
+
+        def note(descriptor: int) -> None:
+            names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", note)
+        return names
+
+    def test_new_directories_are_durable(self, store: DiskBlobStorage, synced: list[str]) -> None:
+        staged = stage(store)
+        synced.clear()
+        store.create(staged)
+        # The directory that got the name of cas/, then the bytes, then cas/ with their name.
+        assert (synced[0], synced[-1]) == ("attachments", "cas")
+
+    def test_a_healed_blob_is_durable(
+        self, store: DiskBlobStorage, synced: list[str], tmp_path: Path
+    ) -> None:
+        staged = stage(store)
+        damage(store, staged.digest.key, DATA[::-1], tmp_path)
+        synced.clear()
+        assert store.create(staged) is Outcome.HEALED
+        # First the copy of the wrong bytes and its name, then the right ones and theirs.
+        aside, right = synced.index("quarantine"), synced.index("cas")
+        assert aside < right
+        assert synced[aside - 1].startswith("incoming-")
+        assert synced[right - 1].startswith("incoming-")
+
+    def test_what_is_copied_is_durable(
+        self, store: DiskBlobStorage, synced: list[str], tmp_path: Path
+    ) -> None:
+        put(store, "legacy/a", DATA, tmp_path)
+        put(store, "aside/b", DATA, tmp_path)
+        synced.clear()
+        store.copy("legacy/a", "aside/b")
+        assert synced[0].startswith("incoming-")
+        assert synced[1:] == ["aside"]
+
+    def test_what_somebody_else_linked_first_is_kept(
+        self, store: DiskBlobStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between our look and our link: the file that is there stays the one that is there."""
+        staged, other = stage(store), stage(store, name="other")
+        link = os.link
+        target = Path(store.path(staged.digest.key))
+
+        def second(source: Path, name: Path) -> None:
+            if name == target and not target.exists():
+                link(other.path, name)
+            link(source, name)
+
+        monkeypatch.setattr(os, "link", second)
+        assert store.create(staged) is Outcome.PRESENT
+        assert target.samefile(other.path)
+
+
+def test_only_old_files_are_abandoned(store: DiskBlobStorage) -> None:
+    stage(store, name="old")
+    (store.staging_dir / "directory").mkdir()
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert len(list(store.remove_abandoned(later))) == 1
+    assert [path.name for path in store.staging_dir.iterdir()] == ["directory"]
 
 
 class TestOtherFilesystem:

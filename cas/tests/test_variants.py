@@ -277,6 +277,7 @@ def test_generations_are_bounded_where_no_lock_file_can_be_had(tmp_path: Path) -
     blocked.write_bytes(b"")
     working, most = 0, 0
     counted = threading.Lock()
+    both = threading.Barrier(2)
 
     def work(_: int) -> None:
         nonlocal working, most
@@ -284,7 +285,8 @@ def test_generations_are_bounded_where_no_lock_file_can_be_had(tmp_path: Path) -
             with counted:
                 working += 1
                 most = max(most, working)
-            time.sleep(0.01)
+            # Nobody goes on alone, so two are inside together; a third one would be counted.
+            both.wait(30)
             with counted:
                 working -= 1
 

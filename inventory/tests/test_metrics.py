@@ -56,3 +56,40 @@ def test_counts_of_the_dead_are_forgotten_and_those_of_the_living_kept(tmp_path:
     metrics.forget_the_dead(directory)
     left = {file.name for file in directory.iterdir()}
     assert left == {f"counter_{os.getpid()}.db", "note.txt"}
+
+
+def test_counts_of_ended_commands_are_kept_in_one_file(tmp_path: Path) -> None:
+    """A collection every night must not leave files for ever, nor may a count go down."""
+    directory = metrics.share(tmp_path, {})
+    script = (
+        "from prometheus_client import Counter, Histogram\n"
+        "Counter('told', 'x', ['outcome']).labels('deleted').inc(3)\n"
+        "Histogram('took', 'x').observe(0.2)\n"
+    )
+    shown = (
+        "from prometheus_client import CollectorRegistry, generate_latest, multiprocess\n"
+        "registry = CollectorRegistry()\n"
+        "multiprocess.MultiProcessCollector(registry)\n"
+        "print(generate_latest(registry).decode())\n"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+
+    def python(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    for _ in range(3):
+        python(script)
+        metrics.fold_the_dead(directory)
+        assert {file.name for file in directory.glob("*.db")} == {"counter_0.db", "histogram_0.db"}
+    page = python(shown)
+    assert 'told_total{outcome="deleted"} 9.0' in page
+    assert "took_count 3.0" in page
+    metrics.forget_the_dead(directory)
+    assert list(directory.glob("*.db")) == []

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import botocore
 import pytest
 from django.db import connection
 from psycopg import IsolationLevel
@@ -19,6 +20,9 @@ from psycopg import IsolationLevel
 from cas.conf import ServingSettings
 from inventory.environment import PREFIXES
 from inventory.secret import is_weak, kept_key
+
+BUNDLE = str(Path(botocore.__file__).parent / "cacert.pem")
+"""Certificates that are there wherever boto3 is."""
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "k3y-" + 10 * "abcdefg"
@@ -95,6 +99,15 @@ def test_a_development_key_is_made_once_and_is_private(tmp_path: Path) -> None:
             {"CAS_S3_BUCKET": "b", "CAS_S3_ACCESS_KEY_ID": "a"},
             ["CAS_S3_SECRET_ACCESS_KEY is missing"],
         ),
+        ({"CAS_S3_CA_BUNDLE": BUNDLE}, ["CAS_S3_BUCKET is missing"]),
+        (
+            {"CAS_S3_BUCKET": "b", "CAS_S3_CA_BUNDLE": "/no/such/file"},
+            ["CAS_S3_CA_BUNDLE is '/no/such/file', which cannot be read (No such file"],
+        ),
+        (
+            {"CAS_S3_BUCKET": "b", "CAS_S3_CA_BUNDLE": __file__},
+            ["which has no certificate in PEM"],
+        ),
         ({"DATABASE_URL": "mysql://u:hush@h/n"}, ["DATABASE_URL is not"]),
         ({"DATABASE_URL": "postgres://u:hush@[h/n"}, ["DATABASE_URL is not"]),
         ({"DATABASE_URL": "postgres://u:hush@h"}, ["DATABASE_URL is not"]),
@@ -156,6 +169,7 @@ def test_a_bucket_makes_it_s3(tmp_path: Path) -> None:
         CAS_S3_SECRET_ACCESS_KEY="secret",
         CAS_S3_REGION="eu-west-1",
         CAS_S3_ADDRESSING_STYLE="path",
+        CAS_S3_CA_BUNDLE=BUNDLE,
     )
     assert found["STORAGES"]["attachments"] == {
         "BACKEND": "cas.storage.s3.S3BlobStorage",
@@ -166,6 +180,7 @@ def test_a_bucket_makes_it_s3(tmp_path: Path) -> None:
             "secret_key": "secret",
             "region_name": "eu-west-1",
             "addressing_style": "path",
+            "verify": BUNDLE,
         },
     }
 

@@ -1,1 +1,1 @@
-"""The sample collection: what is in it, what its photos and datasheets look like, loading it."""
+"""The sample collection that `manage.py load_sample` makes from `sample_data/`."""

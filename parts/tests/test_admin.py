@@ -1,6 +1,5 @@
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
-from threading import Thread
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -10,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, file_fields, legacy_row, named, picture, stored_row
+from attachments.tests.waiting import in_thread, wait_for_lock_or_end
 from parts.admin import PartAdmin
 from parts.models import Part, Tag, Type
 
@@ -259,20 +259,20 @@ def test_a_cover_deleted_while_the_page_is_saved(
     save_model = PartAdmin.save_model
 
     def delete():
-        with closing(connection):
-            Attachment.objects.get(pk=row.pk).delete()
+        Attachment.objects.get(pk=row.pk).delete()
 
-    deletion = Thread(target=delete)
+    deletions = []
 
     def save_while_it_is_deleted(self, *args):
-        deletion.start()
+        deletions.append(in_thread(pool, delete))
         # It ends at once, or it waits for our transaction: either way we go on.
-        deletion.join(timeout=1)
+        wait_for_lock_or_end(deletions[0])
         save_model(self, *args)
 
     monkeypatch.setattr(PartAdmin, "save_model", save_while_it_is_deleted)
-    response = admin_client.post(page(part), form(cover=row.pk, description="Changed"))
-    deletion.join()
+    with ThreadPoolExecutor(1) as pool:
+        response = admin_client.post(page(part), form(cover=row.pk, description="Changed"))
+    deletions[0].result()
     assert response.status_code == 302
     part.refresh_from_db()
     assert (part.description, part.cover_attachment_id) == ("Changed", None)

@@ -12,6 +12,7 @@ from attachments.maintenance.command import (
     MaintenanceCommand,
     add_asking,
     add_output,
+    add_versions,
     duration,
     positive,
 )
@@ -44,6 +45,7 @@ class Command(MaintenanceCommand):
             help="once rows of an older installation were imported: also delete what none of "
             "them ever named",
         )  # fmt: skip
+        add_versions(parser)
         parser.add_argument("--workers", type=positive, default=4, help="objects hashed at a time")
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CleanupSummary:
@@ -57,6 +59,7 @@ class Command(MaintenanceCommand):
                 verify_content=options["verify_content"],
                 unnamed=options["delete_unnamed"],
                 workers=options["workers"],
+                versions=options["delete_versions"],
             ),
             output,
         )

@@ -20,6 +20,7 @@ from attachments.maintenance.command import (
     Percent,
     add_asking,
     add_output,
+    add_versions,
     duration,
 )
 from attachments.maintenance.frame import Output
@@ -52,6 +53,8 @@ class Command(MaintenanceCommand):
             f"{FEW} blobs if that is more)",
         )  # fmt: skip
 
+        add_versions(parser)
+
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CollectSummary:
         if self.must_ask(options):
             self.confirm("Blobs that no row references will be deleted for good.")
@@ -60,6 +63,7 @@ class Command(MaintenanceCommand):
                 grace=timedelta(seconds=options["grace"]),
                 max_percent=options["max_delete_percent"],
                 dry_run=options["dry_run"],
+                versions=options["delete_versions"],
             ),
             output,
         )

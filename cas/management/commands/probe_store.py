@@ -1,61 +1,125 @@
-"""Try the configured store's rights and guards, and say what was found."""
+"""Try everything that the commands need of the configured store, and say what was found."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
-from cas.storage.base import StoreError
-from cas.storage.guards import Guarded, probe
-from cas.storage.preflight import preflight
+from cas.storage.base import Denied, StoreError
+from cas.storage.guards import NO_GUARDS, Guarded, Guards, probe
+from cas.storage.preflight import Preflight, Preflighted, Weight
+
+STATUSES: Final = {
+    None: ExitStatus.DONE,
+    Weight.REPLACEABLE: ExitStatus.DONE,
+    Weight.NEEDED: ExitStatus.ITEMS_FAILED,
+    Weight.ESSENTIAL: ExitStatus.UNAVAILABLE,
+}
+VERDICTS: Final = {
+    ExitStatus.DONE: "The store can be used.",
+    ExitStatus.ITEMS_FAILED: "The store can be used, but not for everything.",
+    ExitStatus.UNAVAILABLE: "The store cannot be used.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    store: str
+    preflight: Preflight
+    guards: Guards
+    fallbacks: dict[str, str]
+
+    @property
+    def status(self) -> ExitStatus:
+        return STATUSES[self.preflight.weight]
 
 
 class Command(BaseCommand):
     help = (
-        "Writes, reads, lists and deletes an object of its own, then tries each of the store's "
-        "guards with bytes that must be refused, and remembers which did. Ends with status 1 "
-        "if the store cannot be used. A guard that is not honoured is no error: the table says "
-        "what is done in its place."
+        "Tries each operation that the commands need, by itself and below each prefix, then each "
+        "of the store's guards with bytes that must be refused. Says what is missing and what "
+        "that costs. A guard that is not honoured is no error: the table says what is done in "
+        "its place."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--cached", action="store_true", help="show what was found before, if anything was"
+            "--cached", action="store_true", help="show the guards found before, if any were"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *, cached: bool, json: bool, **options: Any) -> None:
-        store = attachment_store()
-        if not isinstance(store, Guarded):
-            raise CommandError("this store has no guards that could be tried")
         try:
-            ahead = preflight(store)
-            guards = probe(store, force=not cached)
+            found = find_out(cached=cached)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error), returncode=ExitStatus.REFUSED) from error
         except StoreError as error:
-            raise CommandError(f"the store cannot be used ({error.code}): {error}") from error
-        said = {
-            "store": store.identity,
-            "tried_at": guards.tried_at.isoformat(timespec="seconds"),
-            "clock_ahead_seconds": round(ahead.total_seconds()),
-            "guards": dict(guards.results),
-        }
-        self.stdout.write(_as_json(said) if json else _as_table(said, store.fallbacks))
+            raise CommandError(
+                f"the store cannot be used ({error.code}): {error}",
+                returncode=ExitStatus.UNAVAILABLE,
+            ) from error
+        self.stdout.write(as_json(found) if json else as_table(found))
+        if found.status is not ExitStatus.DONE:
+            raise SystemExit(int(found.status))
 
 
-def _as_json(said: dict[str, Any]) -> str:
+def find_out(*, cached: bool) -> Findings:
+    """Raises StoreError if nothing can be tried at all."""
+    store = attachment_store()
+    if not isinstance(store, Guarded) or not isinstance(store, Preflighted):
+        raise ImproperlyConfigured(f"{type(store).__name__} has nothing that could be tried")
+    preflight = store.preflight()
+    try:
+        guards = probe(store, force=not cached, log_missing=False)
+    except Denied:
+        # Which right is missing for it is among what was found.
+        guards = NO_GUARDS
+    return Findings(store.identity, preflight, guards, dict(store.fallbacks))
+
+
+def as_json(found: Findings) -> str:
+    ahead = found.preflight.clock_ahead
+    said = {
+        "store": found.store,
+        "status": found.status.name.lower(),
+        "clock_ahead_seconds": None if ahead is None else round(ahead.total_seconds()),
+        "needs": {
+            str(need): None
+            if error is None
+            else {"code": error.code, "message": str(error), "cost": need.cost}
+            for need, error in found.preflight.found.items()
+        },
+        "guards": dict(found.guards.results),
+        "tried_at": found.guards.tried_at.isoformat(timespec="seconds"),
+        "notes": list(found.preflight.notes),
+    }
     return json.dumps(said, indent=2)
 
 
-def _as_table(said: dict[str, Any], fallbacks: Any) -> str:
-    lines = [
-        f"{said['store']}: can be written, read, listed and deleted from.",
-        f"Its clock is {said['clock_ahead_seconds']} s ahead of this machine's.",
-        f"Guards, tried {said['tried_at']}:",
-    ]
-    for name, honoured in said["guards"].items():
-        verdict = "honoured" if honoured else f"not honoured; {fallbacks[name]}"
+def as_table(found: Findings) -> str:
+    lines = [found.store]
+    ahead = found.preflight.clock_ahead
+    if ahead is not None:
+        seconds = round(ahead.total_seconds())
+        way = "behind" if seconds < 0 else "ahead of"
+        lines.append(f"Its clock is {abs(seconds)} s {way} this machine's.")
+    lines += found.preflight.notes
+    lines.append("Operations:")
+    for need, error in found.preflight.found.items():
+        verdict = "works" if error is None else f"missing; {need.cost} ({error.code}: {error})"
+        lines.append(f"  {need!s:<26}{verdict}")
+    if found.guards.results:
+        lines.append(f"Guards, tried {found.guards.tried_at.isoformat(timespec='seconds')}:")
+    else:
+        lines.append("Guards: none could be tried, so none is relied on.")
+    for name, honoured in found.guards.results.items():
+        verdict = "honoured" if honoured else f"not honoured; {found.fallbacks[name]}"
         lines.append(f"  {name:<24}{verdict}")
+    lines.append(VERDICTS[found.status])
     return "\n".join(lines)

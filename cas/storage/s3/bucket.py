@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from cas.digest import Digest, Hasher, hash_stream
 from cas.storage.base import Absent, BlobStat, ByteRange, Corrupt, CutShort, OnBytes, Unreachable
 from cas.storage.guards import Guards
 from cas.storage.s3.body import ObjectStream
-from cas.storage.s3.errors import translated
+from cas.storage.s3.errors import code_of, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Bucket:
 
     def head(self, key: str) -> BlobStat:
         """Raises Absent."""
-        answer = self._ask(self.client.head_object, key, self._checksum_mode())
+        answer = self._ask(self._head, key, self._checksum_mode())
         return self._describe(key, answer, int(answer["ContentLength"]))
 
     def find(self, key: str) -> BlobStat | None:
@@ -63,8 +66,20 @@ class Bucket:
                 raise Corrupt(f"the object has {size} bytes, not the range", key=key)
         return ObjectStream(answer["Body"], length, self._describe(key, answer, size))
 
+    def _head(self, **params: Any) -> Any:
+        """HEAD, and where it is refused GET, whose answer has a body that says why."""
+        try:
+            return self.client.head_object(**params)
+        except ClientError as error:
+            if code_of(error) not in ("400", "403"):
+                raise
+            with contextlib.suppress(BotoCoreError):
+                named = {"Bucket": self.name, "Key": params["Key"]}
+                self.client.get_object(**named, Range="bytes=0-0")["Body"].close()
+            raise
+
     def _ask(self, call: Callable[..., Any], key: str, params: Mapping[str, Any]) -> Any:
-        if not 0 < len(key.encode(errors="surrogateescape")) <= 1024:
+        if not 0 < len(key.encode(errors="surrogateescape")) <= 1024 or "\0" in key:
             raise Absent("this can be no key of an object", key=key)
         with translated(key):
             return call(Bucket=self.name, Key=key, **params)

@@ -6,14 +6,24 @@ not say how to get it, a batch delete that is 200 and lists what it did not dele
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from cas.storage.base import BlobStat, StoreError, Unreachable
+from cas.storage.base import (
+    BlobStat,
+    Denied,
+    StoreError,
+    Unreachable,
+    Unsupported,
+    Versioning,
+)
 from cas.storage.s3.errors import meaning, translated
+
+log = logging.getLogger(__name__)
 
 BATCH: Final = 1000
 """Keys that one DeleteObjects may name, S3's limit."""
@@ -49,53 +59,152 @@ def scan(client: Any, bucket: str, prefix: str, after: str) -> Iterator[BlobStat
         params["ContinuationToken"] = token
 
 
+Version = tuple[str, str]
+"""A key and the id of one of its versions; no id means the object as it is now."""
+
+Outcomes = dict[Version, StoreError | None]
+
+
 def remove_many(
-    client: Any, bucket: str, keys: Iterable[str]
+    client: Any, bucket: str, keys: Iterable[str], *, versions: bool
 ) -> Iterator[tuple[str, StoreError | None]]:
-    """Delete `keys`, yielding each key's own outcome, batch by batch.
+    """Delete `keys`, or with `versions` every version of each, yielding each key's own outcome.
 
     A key that the store says nothing of counts as not deleted.
     """
     waiting = iter(keys)
     while batch := list(islice(waiting, BATCH)):
-        plain = [key for key in batch if not _NOT_XML.search(key)]
-        outcomes = _remove_batch(client, bucket, plain) if plain else {}
-        for key in batch:
-            if key not in outcomes:
-                outcomes[key] = _remove_one(client, bucket, key)
-            yield key, outcomes[key]
+        if versions:
+            yield from _remove_versions(client, bucket, batch)
+            continue
+        outcomes = _remove(client, bucket, [(key, "") for key in batch])
+        yield from ((key, outcomes[key, ""]) for key in batch)
 
 
-def _remove_batch(client: Any, bucket: str, keys: Sequence[str]) -> dict[str, StoreError | None]:
-    listed = {"Objects": [{"Key": key} for key in dict.fromkeys(keys)]}
-    try:
-        with translated():
-            answer = client.delete_objects(Bucket=bucket, Delete=listed)
-    except StoreError as error:
-        return {key: type(error)(str(error), key=key) for key in keys}
-    if unsure := _doubt(answer, keys[0]):
-        return {key: type(unsure)(str(unsure), key=key) for key in keys}
-    outcomes: dict[str, StoreError | None] = {
-        key: StoreError("the store did not say what became of it", key=key) for key in keys
-    }
-    for item in answer.get("Deleted", ()):
-        outcomes[item["Key"]] = None
-    for item in answer.get("Errors", ()):
-        code = str(item.get("Code", ""))
-        key = item.get("Key", "")
-        absent = code in ("NoSuchKey", "NotFound")
-        message = f"{code}: {item.get('Message', '')}"
-        outcomes[key] = None if absent else meaning(code)(message, key=key)
+def _remove_versions(
+    client: Any, bucket: str, keys: Sequence[str]
+) -> Iterator[tuple[str, StoreError | None]]:
+    """A key counts as deleted when all its versions are and no others have come."""
+    for key in keys:
+        error: StoreError | None = None
+        try:
+            found = versions_of(client, bucket, key)
+            while error is None and (batch := list(islice(found, BATCH))):
+                outcomes = _remove(client, bucket, batch)
+                error = next((one for one in outcomes.values() if one), None)
+        except StoreError as failed:
+            error = failed
+        yield key, error
+
+
+def versions_of(client: Any, bucket: str, key: str) -> Iterator[Version]:
+    """Every version of the object, and every mark of a deletion, lazily."""
+    with translated(key):
+        pages = client.get_paginator("list_object_versions")
+        for page in pages.paginate(Bucket=bucket, Prefix=key):
+            entries = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            yield from ((key, one["VersionId"]) for one in entries if one["Key"] == key)
+            if any(one["Key"] > key for one in entries):
+                return
+
+
+def _remove(client: Any, bucket: str, objects: Sequence[Version]) -> Outcomes:
+    """Delete at most a batch of objects, together where the store lets us."""
+    together = [one for one in dict.fromkeys(objects) if not _NOT_XML.search(one[0])]
+    outcomes: Outcomes = {}
+    if together:
+        try:
+            outcomes = _remove_batch(client, bucket, together)
+        except (Denied, Unsupported) as error:
+            log.warning("objects are deleted one by one: %s", error)
+        except StoreError as error:
+            outcomes = {one: type(error)(str(error), key=one[0]) for one in together}
+    denied: Denied | None = None
+    for one in objects:
+        if one in outcomes:
+            continue
+        # Who is refused one object of a batch that was refused is refused the others too.
+        refused = Denied(str(denied), key=one[0]) if denied else _remove_one(client, bucket, one)
+        outcomes[one] = refused
+        if isinstance(refused, Denied) and len(together) > 1:
+            denied = refused
     return outcomes
 
 
-def _remove_one(client: Any, bucket: str, key: str) -> StoreError | None:
+def _remove_batch(client: Any, bucket: str, objects: Sequence[Version]) -> Outcomes:
+    """Raises StoreError if the store refuses the batch as a whole."""
+    with translated():
+        answer = client.delete_objects(
+            Bucket=bucket,
+            Delete={"Objects": [{"Key": key, **_version(version)} for key, version in objects]},
+        )
+    if unsure := _doubt(answer, objects[0][0]):
+        return {one: type(unsure)(str(unsure), key=one[0]) for one in objects}
+    outcomes: Outcomes = {
+        one: StoreError("the store did not say what became of it", key=one[0]) for one in objects
+    }
+    by_key: dict[str, list[Version]] = {}
+    for one in objects:
+        by_key.setdefault(one[0], []).append(one)
+    for item in answer.get("Deleted", ()):
+        outcomes.update(dict.fromkeys(_meant(item, by_key)))
+    for item in answer.get("Errors", ()):
+        code = str(item.get("Code", ""))
+        absent = code in ("NoSuchKey", "NoSuchVersion", "NotFound")
+        error = meaning(code)(f"{code}: {item.get('Message', '')}", key=item.get("Key", ""))
+        outcomes.update(dict.fromkeys(_meant(item, by_key), None if absent else error))
+    return outcomes
+
+
+def _meant(item: Mapping[str, Any], asked: Mapping[str, Sequence[Version]]) -> list[Version]:
+    """What of a batch the store speaks of; without a version id, of all the key's versions."""
+    version = item.get("VersionId", "")
+    named = asked.get(item.get("Key", ""), ())
+    return [one for one in named if not version or one[1] in ("", version)]
+
+
+def _remove_one(client: Any, bucket: str, version: Version) -> StoreError | None:
+    key, version_id = version
     try:
         with translated(key):
-            answer = client.delete_object(Bucket=bucket, Key=key)
+            answer = client.delete_object(Bucket=bucket, Key=key, **_version(version_id))
     except StoreError as error:
         return error
     return _doubt(answer, key)
+
+
+def _version(version_id: str) -> dict[str, str]:
+    return {"VersionId": version_id} if version_id else {}
+
+
+def versioning(client: Any, bucket: str) -> Versioning:
+    """What the bucket does with what is deleted. Raises Unreachable, and Denied for the bucket."""
+    try:
+        with translated():
+            status = client.get_bucket_versioning(Bucket=bucket).get("Status", "")
+    except (Denied, Unsupported) as error:
+        log.info("whether %s keeps versions is not known: %s", bucket, error)
+        status = None
+    if status == "":
+        return Versioning.NONE
+    if _locked(client, bucket):
+        return Versioning.LOCKED
+    if status is None:
+        return Versioning.UNKNOWN
+    return Versioning.SUSPENDED if status == "Suspended" else Versioning.KEPT
+
+
+def _locked(client: Any, bucket: str) -> bool:
+    try:
+        with translated():
+            answer = client.get_object_lock_configuration(Bucket=bucket)
+    except Unreachable:
+        raise
+    except StoreError as error:
+        log.info("no object lock is known of %s: %s", bucket, error)
+        return False
+    found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
+    return bool(found == "Enabled")
 
 
 def _doubt(answer: Mapping[str, Any], key: str) -> Unreachable | None:

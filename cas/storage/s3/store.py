@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,24 +27,35 @@ from storages.utils import setting
 
 from cas.digest import CAS_PREFIX, Digest
 from cas.storage.base import (
+    NO_PROOFS,
     Absent,
     BlobStat,
     BlobStream,
     ByteRange,
+    Denied,
     Ingested,
     OnBytes,
     OnDigest,
     Outcome,
+    Proofs,
     Staged,
     StoreError,
+    Unsupported,
+    Versioning,
 )
 from cas.storage.disk_files import remove_old_files
+from cas.storage.disk_files import translated as file_errors
 from cas.storage.guards import NO_GUARDS, PROBE_PREFIX, Guards, known, probe_or_assume_none
 from cas.storage.places import staging_dir
+from cas.storage.preflight import Preflight
+from cas.storage.quarantine import examine
 from cas.storage.s3 import listing, transfer, writing
 from cas.storage.s3.bucket import Bucket, Sizes, read_whole
-from cas.storage.s3.errors import translated
+from cas.storage.s3.errors import Resent, bucket_missing, translated
+from cas.storage.s3.rights import RightsTrial
 from cas.storage.s3.trials import FALLBACKS, Trials
+
+log = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
 
@@ -90,6 +103,7 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         self._clients: dict[int, Any] = {}
         # Whether the object ingested last had a checksum: what one program wrote is mostly alike.
         self._checksums_found = False
+        self._bucket_seen = False
 
     def get_default_settings(self) -> dict[str, Any]:
         return {
@@ -141,20 +155,46 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         return cast(BlobStream, self._bucket_as_known().get(key, byte_range))
 
     def stat(self, key: str) -> BlobStat:
-        return self._bucket_as_known().head(key)
+        try:
+            return self._bucket_as_known().head(key)
+        except Absent:
+            self._refuse_absent_bucket()
+            raise
+
+    def _refuse_absent_bucket(self) -> None:
+        """Raises Denied if it is the bucket that is not there, which a HEAD of a key does not say.
+
+        Once it was seen it is not asked for again.
+        """
+        if self._bucket_seen:
+            return
+        try:
+            with translated():
+                self.client.head_bucket(Bucket=self.bucket_name)
+        except Absent as error:
+            raise bucket_missing(self.bucket_name) from error
+        except (Denied, Unsupported) as error:
+            log.debug("whether %s exists is not known: %s", self.bucket_name, error)
+        self._bucket_seen = True
 
     def scan(self, prefix: str, *, after: str = "") -> Iterator[BlobStat]:
         return listing.scan(self.client, self.bucket_name, prefix, after)
 
-    def create(self, staged: Staged) -> Outcome:
-        return writing.create(self._bucket_as_tried(), staged)
+    def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
+        return writing.create(self._bucket_as_tried(), staged, proofs, partial(examine, self))
 
     def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
         with self._bucket_as_known().get(key) as stream:
             return read_whole(stream, on_bytes, with_md5=False).digest, stream.blob
 
     def ingest(
-        self, source: str, on_bytes: OnBytes | None = None, on_digest: OnDigest | None = None
+        self,
+        source: str,
+        on_bytes: OnBytes | None = None,
+        on_digest: OnDigest | None = None,
+        *,
+        expected_size: int | None = None,
+        proofs: Proofs = NO_PROOFS,
     ) -> Ingested:
         found = writing.ingest(
             self._bucket_as_tried(),
@@ -162,6 +202,9 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
             self.staging_dir,
             on_bytes,
             on_digest,
+            expected_size=expected_size,
+            proofs=proofs,
+            examine=partial(examine, self),
             look_first=self._checksums_found,
         )
         self._checksums_found = found.source.sha256 is not None
@@ -171,13 +214,18 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         with contextlib.suppress(Absent), translated(key):
             self.client.delete_object(Bucket=self.bucket_name, Key=key)
 
-    def remove_many(self, keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
-        return listing.remove_many(self.client, self.bucket_name, keys)
+    def remove_many(
+        self, keys: Iterable[str], *, versions: bool = False
+    ) -> Iterator[tuple[str, StoreError | None]]:
+        return listing.remove_many(self.client, self.bucket_name, keys, versions=versions)
+
+    def versioning(self) -> Versioning:
+        return listing.versioning(self.client, self.bucket_name)
 
     def put_legacy(self, key: str, source: Path) -> None:
         if key.startswith(CAS_PREFIX):
             raise StoreError("only bytes of known digest are written below cas/", key=key)
-        with source.open("rb") as body, translated(key):
+        with file_errors(key), source.open("rb") as body, translated(key):
             self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, **self._extra())
 
     def copy(self, source: str, target: str) -> None:
@@ -185,21 +233,27 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
             raise StoreError("only bytes of known digest are written below cas/", key=target)
         bucket = self._bucket_as_known()
         with translated(source):
-            transfer.copy(bucket, bucket.head(source), target, replace=True)
+            transfer.copy(bucket, bucket.head(source), target, replaced=bucket.find(target))
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
-        for prefix in (CAS_PREFIX, PROBE_PREFIX):
-            uploads = listing.abandoned_uploads(self.client, self.bucket_name, prefix, older_than)
-            for found in uploads:
-                key, upload_id = found["Key"], found["UploadId"]
-                if not dry_run:
-                    with contextlib.suppress(Absent), translated(key):
-                        self.client.abort_multipart_upload(
-                            Bucket=self.bucket_name, Key=key, UploadId=upload_id
-                        )
-                yield f"unfinished upload of {key}, begun {found['Initiated']:%Y-%m-%d %H:%M}"
+        try:
+            for prefix in (CAS_PREFIX, PROBE_PREFIX):
+                yield from self._remove_uploads(prefix, older_than, dry_run=dry_run)
+        except (Denied, Unsupported) as error:
+            log.warning("unfinished uploads to %s are not cleared: %s", self.bucket_name, error)
         yield from remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
+
+    def _remove_uploads(self, prefix: str, older_than: datetime, *, dry_run: bool) -> Iterator[str]:
+        for found in listing.abandoned_uploads(self.client, self.bucket_name, prefix, older_than):
+            key, upload_id = found["Key"], found["UploadId"]
+            if not dry_run:
+                # One that is gone by now is no error.
+                with contextlib.suppress(Absent, Resent), translated(key):
+                    self.client.abort_multipart_upload(
+                        Bucket=self.bucket_name, Key=key, UploadId=upload_id
+                    )
+            yield f"unfinished upload of {key}, begun {found['Initiated']:%Y-%m-%d %H:%M}"
 
     @property
     def identity(self) -> str:
@@ -211,6 +265,9 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
 
     def try_guards(self, prefix: str) -> Mapping[str, bool]:
         return Trials(self.client, self.bucket_name, prefix, self._extra()).run()
+
+    def preflight(self) -> Preflight:
+        return RightsTrial(self.client, self.bucket_name, self._extra()).run()
 
     def _save(self, name: str, content: Any) -> str:
         """Django's own way to write a file; it follows no rule that holds below `cas/`."""

@@ -10,20 +10,18 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from attachments.uploads import UploadRefused
 from cas.storage.base import StoreError
-from parts.sample.load import Layout, LoadOptions, LoadSummary, load
-from parts.sample.photos import MEGAPIXELS
+from parts.sample.files import MEGAPIXELS
+from parts.sample.load import LoadSummary, load
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
 def _megapixels(text: str) -> float:
-    number = float(text)
-    if not 0.01 <= number <= 24:
+    if not 0.01 <= (number := float(text)) <= 24:
         raise argparse.ArgumentTypeError("must be from 0.01 to 24")
     return number
 
@@ -35,39 +33,31 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--layout",
-            choices=[str(layout) for layout in Layout],
-            default=str(Layout.CAS),
-            help="store files content-addressed (cas) or as an older installation did (legacy)",
-        )
-        parser.add_argument("--parts", type=_positive, default=60, help="default: %(default)s")
-        parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-        parser.add_argument(
-            "--megapixels",
-            type=_megapixels,
-            default=MEGAPIXELS,
-            help="average size of the photos, 0.01 to 24; default: %(default)s",
-        )
-        parser.add_argument(
-            "--workers",
-            type=_positive,
-            default=min(4, os.cpu_count() or 1),
-            help="files drawn at a time; default: the number of processors, at most 4",
-        )
+        add, default = parser.add_argument, "default: %(default)s"
+        layouts = "store files content-addressed (cas) or as an older installation did (legacy)"
+        workers = "files made at a time; default: the number of processors, at most 4"
+        size = f"average size of the photos, 0.01 to 24; {default}"
+        add("--layout", choices=("legacy", "cas"), default="cas", help=layouts)
+        add("--parts", type=_positive, default=60, help=default)
+        add("--seed", type=int, default=1, help=default)
+        add("--megapixels", type=_megapixels, default=MEGAPIXELS, help=size)
+        add("--workers", type=_positive, default=min(4, os.cpu_count() or 1), help=workers)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        chosen = LoadOptions(
-            layout=Layout(options["layout"]),
-            parts=options["parts"],
-            seed=options["seed"],
-            megapixels=options["megapixels"],
-            workers=options["workers"],
-        )
         live = self.stderr.isatty() and options["verbosity"] > 0
+        names = ("layout", "parts", "seed", "megapixels", "workers")
+
+        def progress(summary: LoadSummary) -> None:
+            """For a terminal; a log gets the summary alone."""
+            if live:
+                done = summary.parts_added + summary.parts_present
+                line = f"\r\033[K{done} of {options['parts']} parts, {summary.files} files"
+                self.stderr.write(line, ending="")
+                self.stderr.flush()
+
         try:
-            summary = load(chosen, self._progress(chosen) if live else _silent)
-        except (StoreError, UploadRefused) as error:
+            summary = load(progress=progress, **{name: options[name] for name in names})
+        except (StoreError, UploadRefused, OSError) as error:
             raise CommandError(f"stopped: {error}") from error
         except KeyboardInterrupt:
             interrupted = "stopped; the same command goes on where it was"
@@ -81,16 +71,3 @@ class Command(BaseCommand):
             f"{summary.files} files ({summary.size / 1e6:,.1f} MB) and {summary.links} links "
             f"attached; {summary.duplicates} files are identical to another."
         )
-
-    def _progress(self, chosen: LoadOptions) -> Any:
-        def show(summary: LoadSummary) -> None:
-            done = summary.parts_added + summary.parts_present
-            line = f"\r\033[K{done} of {chosen.parts} parts, {summary.files} files"
-            self.stderr.write(line, ending="")
-            self.stderr.flush()
-
-        return show
-
-
-def _silent(summary: LoadSummary) -> None:
-    """Progress is for a terminal; a log gets the summary alone."""
