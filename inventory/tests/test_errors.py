@@ -72,7 +72,7 @@ def assert_error(response: Any, status: int, code: str) -> dict[str, Any]:
         (RequestDataTooBig(), 413, "body_too_large"),
         (DataError(), 400, "bad_request"),
         (IntegrityError(), 409, "conflict"),
-        (Denied("no"), 500, "store_error"),
+        (Denied("no"), 503, "store_denied"),
         (Corrupt("bad"), 500, "store_error"),
         (Absent("gone"), 500, "store_error"),
         (StoreFull("full"), 507, "store_full"),
