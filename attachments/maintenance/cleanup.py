@@ -19,7 +19,7 @@ from attachments.maintenance.content import verify_content
 from attachments.maintenance.database import LEGACY_LAYOUT, LockLost, require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, kept_versions, would_delete
 from attachments.maintenance.frame import Output, Run, running
-from attachments.maintenance.preflight import wrong_store
+from attachments.maintenance.preflight import LOST, wrong_store
 from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.rows import LEGACY_KEY, unmigrated
 from attachments.maintenance.run import ExitStatus, Halt, Stop, limited
@@ -142,7 +142,7 @@ def check_complete(store: BlobStore, run: Run) -> None:
         if len(damaged) > SAMPLES and found:
             break
     if damaged and not found:
-        raise wrong_store(store, len(damaged), damaged[0].key)
+        raise wrong_store(store, len(damaged), damaged[0].key, command=LOST)
     if damaged:
         more = ", and more" if len(damaged) > SAMPLES else ""
         raise Halt(

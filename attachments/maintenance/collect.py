@@ -24,7 +24,7 @@ from attachments.maintenance.clocks import MOST_APART, check_clocks, database_no
 from attachments.maintenance.database import require_lock, run_lock
 from attachments.maintenance.deleting import Outcome, deletions, kept_versions, would_delete
 from attachments.maintenance.frame import Output, Run, running
-from attachments.maintenance.preflight import PROBE, wrong_store
+from attachments.maintenance.preflight import LOST, PROBE, wrong_store
 from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
@@ -168,7 +168,7 @@ def _plan(
             summary.garbage += 1
             summary.garbage_bytes += entry.stat.size
     if missing is not None:
-        raise wrong_store(store, count, missing.key)
+        raise wrong_store(store, count, missing.key, command=LOST)
 
 
 def _refuse_missing(missing: Entry) -> None:

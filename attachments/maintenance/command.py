@@ -52,11 +52,11 @@ class MaintenanceCommand(BaseCommand):
     def next_line(self, summary: RunSummary, options: dict[str, Any]) -> str | None:
         """What to do next. What was refused is not repeated before something has changed."""
         halt = summary.halt or Halt(summary.status, summary.reason)
-        if halt.command:
+        if halt.command and not halt.first:
             return halt.command
         first = halt.first or NEEDED.get(summary.status, "")
         if first:
-            return f"{first}, then: {self.again(options, **halt.changed)}"
+            return f"{first}, then: {halt.command or self.again(options, **halt.changed)}"
         if type(summary) is RunSummary:
             return self.again(options, **halt.changed)
         return self.next_command(summary, options)
@@ -193,6 +193,13 @@ def add_versions(parser: CommandParser) -> None:
     parser.add_argument(
         "--delete-versions", action="store_true",
         help="in a bucket that keeps old versions, delete those of what is deleted as well",
+    )  # fmt: skip
+
+
+def add_right_store(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--right-store", action="store_true",
+        help="go on although the store has none of the objects that rows name: they are lost",
     )  # fmt: skip
 
 

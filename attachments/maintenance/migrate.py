@@ -38,7 +38,8 @@ MIGRATED_BYTES = Metric("inventory_migrated_bytes_total", "Bytes of objects move
 class MigrationOptions:
     """What to migrate and how fast. `bandwidth` in bytes a second, `max_seconds` in seconds.
 
-    `limit` is the number of groups of rows with the same object that are begun.
+    `limit` is the number of groups of rows with the same object that are begun. `right_store` goes
+    on although the store has none of the rows' objects.
     """
 
     workers: int = 4
@@ -48,6 +49,7 @@ class MigrationOptions:
     bandwidth: int | None = None
     max_seconds: float | None = None
     dry_run: bool = False
+    right_store: bool = False
 
 
 MENDED_BY_HAND: Final = frozenset({"absent", "corrupt", "size_mismatch", "unknown_key"})
@@ -172,7 +174,12 @@ def migrate(options: MigrationOptions, output: Output) -> MigrationSummary:
         run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
     ):
         run.stop.after(options.max_seconds)
-        check_before_migrating(attachment_store(), run.stop, write=not options.dry_run)
+        check_before_migrating(
+            attachment_store(),
+            run.stop,
+            write=not options.dry_run,
+            right_store=options.right_store,
+        )
         if not options.dry_run:
             run.query(_try_to_write)
         run.query(partial(summary.plan, options.ids))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -29,6 +29,9 @@ PROBE_BYTES: Final = b"Inventory writes this object to see whether blobs can be 
 PROBE: Final = Digest.of(PROBE_BYTES)
 """Of an object that is ours, and that no row references."""
 
+LOST: Final = "manage.py verify_cas --right-store"
+"""What names every lost object, for commands that delete and so do not go on without them."""
+
 OBJECTS_TRIED: Final = 10
 """Old objects of which one must be readable, if there are any."""
 
@@ -36,10 +39,13 @@ OBJECTS_TRIED: Final = 10
 KEYS_AT_A_TIME: Final = 100
 
 
-def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None:
+def check_before_migrating(
+    store: BlobStore, stop: Stop, *, write: bool, right_store: bool = False
+) -> None:
     """Prove the store, our rights in it, and that new uploads go to their digest.
 
-    Without `write` only listing and reading are tried. Raises Halt with what to do, Stopped.
+    Without `write` only listing and reading are tried. `right_store` goes on although the store
+    has none of the objects. Raises Halt with what to do, Stopped.
     """
     if list(settings.FILE_UPLOAD_HANDLERS)[:1] != [UPLOAD_HANDLER]:
         raise Halt(
@@ -49,7 +55,8 @@ def check_before_migrating(store: BlobStore, stop: Stop, *, write: bool) -> None
             first=f"Put {UPLOAD_HANDLER} first in FILE_UPLOAD_HANDLERS",
         )
     tries = Tries(stop)
-    _refuse_wrong_store(store, stop)
+    if not right_store:
+        _refuse_wrong_store(store, stop)
     try:
         tries.of(partial(_list_and_read, store))
         if write:
@@ -87,17 +94,20 @@ def _portion(rows: QuerySet[Attachment]) -> list[Attachment]:
     return list(rows.only("pk", "s3_key")[:KEYS_AT_A_TIME])
 
 
-def wrong_store(store: BlobStore, count: int, key: str) -> Halt:
+def wrong_store(store: BlobStore, count: int, key: str, **again: Any) -> Halt:
     """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
 
-    A store that was lost looks the same, but another one's name is far more often the reason.
+    A store that was lost looks the same, but another one's name is far more often the reason. A
+    person who knows that it is lost says so with `--right-store`, to see what is missing.
     """
     name = getattr(store, "identity", "the store")
     return Halt(
         ExitStatus.REFUSED,
         f"{name} has none of the {count} objects that rows name, such as {key}. "
         "Is it the right bucket or directory?",
-        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store",
+        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store. If it "
+        "does, and the objects are lost",
+        **(again or {"changed": {"right_store": True}}),
     )
 
 

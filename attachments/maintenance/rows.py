@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from django.db import connection
 from django.db.models import Exists, OuterRef, QuerySet
-from django.db.models.functions import Collate
 
 from attachments.maintenance.database import (
     CONNECTION_ERRORS,
@@ -195,8 +193,3 @@ class Blocks:
 
     def _query(self, operation: Callable[[], Value]) -> Value:
         return query(operation, self._stop)
-
-
-def bytewise(column: str) -> Collate | str:
-    """The column to order by so that the database compares bytes, as object stores list keys."""
-    return Collate(column, "C") if connection.vendor == "postgresql" else column

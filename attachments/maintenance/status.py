@@ -144,22 +144,25 @@ def _holds() -> dict[str, int]:
     return counted
 
 
-def look(output: Output, *, objects: bool) -> StatusSummary:
+def look(output: Output, *, objects: bool, right_store: bool = False) -> StatusSummary:
     """Count the rows and, if asked, compare every reference with what the store lists.
 
-    Raises Halt if there can be no report.
+    `right_store` names what is missing even where the store has none of the objects. Raises Halt
+    if there can be no report.
     """
     summary = StatusSummary()
     with running(summary, output) as run:
         summary.rows = run.query(migration_status)
         if objects:
-            _check_objects(attachment_store(), summary, run)
+            _check_objects(attachment_store(), summary, run, right_store=right_store)
         if summary.rows.malformed and not summary.rows.legacy and summary.to_mend is None:
             summary.to_mend = run.query(unmigrated().values_list("pk", flat=True).first)
     return summary
 
 
-def _check_objects(store: BlobStore, summary: StatusSummary, run: Run) -> None:
+def _check_objects(
+    store: BlobStore, summary: StatusSummary, run: Run, *, right_store: bool
+) -> None:
     for entry in run.watch("checked", _both_layouts(store, run.stop)):
         summary.checked += 1
         summary.referenced += entry.referenced
@@ -171,8 +174,8 @@ def _check_objects(store: BlobStore, summary: StatusSummary, run: Run) -> None:
         if not entry.key.startswith(CAS_PREFIX):
             summary.to_mend = summary.to_mend or entry.row
         run.report.write({"key": entry.key, "fault": fault, "row": entry.row})
-    if summary.failures["missing"] and summary.failures["missing"] == summary.referenced:
-        missing = summary.referenced
+    missing = summary.failures["missing"]
+    if missing and missing == summary.referenced and not right_store:
         # All of them, and so nothing is said of each.
         summary.failures.clear()
         key = summary.samples[0].partition(": ")[2].partition(",")[0]

@@ -14,11 +14,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from django.db import connection
 from django.db.models import BigIntegerField, BooleanField, Q, QuerySet, Value
-from django.db.models.functions import Collate
 
-from attachments.maintenance.database import CONNECTION_ERRORS
 from attachments.maintenance.preflight import PROBE
 from attachments.maintenance.retry import Tries, listed, query
 from attachments.maintenance.run import ExitStatus, Halt, Stop
@@ -136,8 +133,7 @@ def _merged(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
 
 def references_below(prefix: str, stop: Stop) -> Iterator[Reference]:
     """Every row's reference or hold below `prefix`, from every registered column, by key."""
-    walk = _walk_postgresql if connection.vendor == "postgresql" else _walk_sqlite
-    walks = (walk(source, prefix, stop) for source in _sources())
+    walks = (_walk(source, prefix, stop) for source in _sources())
     return heapq.merge(*walks, key=attrgetter("key"))
 
 
@@ -171,42 +167,13 @@ def _claims(source: _Source, condition: dict[str, Any]) -> Iterator[Reference]:
         yield Reference(*found)
 
 
-def _walk_postgresql(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
-    """One pass by a server-side cursor: the server sorts once, on its disk if need be.
+def _walk(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
+    """Portions along the column's index, which compares bytes on both databases.
 
-    Object stores list keys by their bytes. The database sorts by its language unless told
-    otherwise, and the merge would then pass keys by. A pass whose connection was lost is taken
-    up by another one, behind the last row.
-    """
-    column = source.column
-    rows = source.registered.rows().filter(**{f"{column}__startswith": prefix})
-    rows = rows.alias(bytewise=Collate(column, "C")).order_by("bytewise", "pk")
-    everything = named = source.named(rows)
-    last: Reference | None = None
-    tries = Tries(stop)
-    try:
-        while True:
-            try:
-                for found in named.iterator(chunk_size=ROWS_AT_A_TIME):
-                    tries.succeeded()
-                    last = Reference(*found)
-                    yield last
-            except CONNECTION_ERRORS as error:
-                tries.failed(error)
-                if last is not None:
-                    behind = Q(bytewise__gt=last.key) | Q(**{column: last.key, "pk__gt": last.row})
-                    named = everything.filter(behind)
-            else:
-                return
-    finally:
-        tries.close()
-
-
-def _walk_sqlite(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
-    """Portions along the column's index, which compares bytes.
-
-    No statement may stay open between two of them: it would pin the connection to an old state
-    of the database, from which it could not begin to write.
+    No statement stays open between two of them. On SQLite it would pin the connection to an old
+    state of the database, from which it could not begin to write. On PostgreSQL it would be a
+    server-side cursor: one that is closed by garbage collection while another statement of the
+    connection is executed waits for that statement for ever.
     """
     column = source.column
     # The first string behind all that start with the prefix: its last character, one further.

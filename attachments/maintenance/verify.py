@@ -57,7 +57,8 @@ class VerifyOptions:
     """`older_than` leaves out blobs verified more recently; `bandwidth` in bytes a second.
 
     `max_seconds` is for the hashing; the survey before it is always made in full. `read_all`
-    hashes even where the store keeps a full-object SHA-256 of its own.
+    hashes even where the store keeps a full-object SHA-256 of its own. `right_store` goes on
+    although the store has none of the objects that rows reference.
     """
 
     workers: int = 4
@@ -66,6 +67,7 @@ class VerifyOptions:
     older_than: timedelta = timedelta()
     read_all: bool = False
     repair: bool = False
+    right_store: bool = False
 
 
 def verify(options: VerifyOptions, output: Output) -> VerifySummary:
@@ -79,7 +81,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
         _old_objects_kept(run) if options.repair else nullcontext(),
     ):
         with ending(run.stop):
-            _survey(store, summary, run)
+            _survey(store, summary, run, right_store=options.right_store)
             due = Verification.objects.filter(verified_at__lte=due_before)
             # What is missing is not there to be hashed, and so it is not due.
             summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
@@ -127,7 +129,7 @@ def _hash(
             _remember(intact, Stop(0) if run.stop.requested else run.stop)
 
 
-def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
+def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, right_store: bool) -> None:
     """Note what a look at the listing shows, and enrol every blob for its turn."""
     enrolled: list[Verification] = []
     present = 0
@@ -159,7 +161,7 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
-    if missing and not present:
+    if missing and not present and not right_store:
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()

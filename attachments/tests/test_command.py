@@ -35,22 +35,19 @@ from parts.models import Part
 ALL_OPTIONS = {
     "migrate_to_cas": (
         "--workers 8 --id-range 100-200 --limit 7 --max-failures 3 --bandwidth 1500K "
-        "--max-duration 8h --dry-run --json --report 'a report.jsonl'"
+        "--max-duration 8h --right-store --dry-run --json --report 'a report.jsonl'"
     ),
     "cleanup_legacy_blobs": (
         "--min-age 30d --max-delete 5 --verify-content --workers 2 --dry-run --json --report r"
     ),
     "verify_cas": (
         "--workers 2 --bandwidth 20M --max-duration 90s --older-than 36h --read-all --repair "
-        "--json --report r"
+        "--right-store --json --report r"
     ),
     "collect_garbage": "--grace 0s --max-delete-percent 0 --dry-run --json --report r",
-    "migration_status": "--check-objects --json --report r",
+    "migration_status": "--check-objects --right-store --json --report r",
     "mend_row": "17 --point-at parts/1/a --dry-run --json --report r --patience 90s",
-    "import_legacy": (
-        "--parts p.csv --attachments a.csv --types t.csv --without sellers --dry-run --json "
-        "--report r"
-    ),
+    "import_legacy": "--dump d --source older2 --without sellers --dry-run --json --report r",
 }
 
 NOTHING_GIVEN = dict.fromkeys(ALL_OPTIONS, "") | {"mend_row": "17"}

@@ -25,7 +25,7 @@ from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-MIGRATE = ("migrate_to_cas", "--yes-i-am-sure", "--json")
+MIGRATE = ("migrate_to_cas", "--right-store", "--yes-i-am-sure", "--json")
 
 
 @pytest.fixture

@@ -164,6 +164,11 @@ def test_the_wrong_store_is_asked_about(store: BlobStore, part: Part, name: str)
     assert "Is it the right bucket or directory?" in summary["reason"]
     assert summary["samples"] == []
     assert summary["next"].startswith("Make sure that CAS_S3_BUCKET")
+    # What is named next does not ask again.
+    assert "--right-store" in summary["next"]
+    *_, again = summary["next"].partition("manage.py ")
+    status, output = run(*again.split(), *(["--yes-i-am-sure"] if "migrate" in again else []))
+    assert status in (ExitStatus.DAMAGE_FOUND, ExitStatus.ITEMS_FAILED), output
     assert [stat.key for stat in store.scan("parts/")]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
 
 from attachments.maintenance import survey as module
 from attachments.maintenance.run import ExitStatus, Halt, Stop
 from attachments.maintenance.survey import survey
+from attachments.references import key_columns
 from attachments.tests.legacy import make_row, on_disk, put
+from cas.digest import CAS_PREFIX, Digest
 from cas.storage.base import BlobStore, Unreachable
 from parts.models import Part
 
@@ -133,3 +136,33 @@ def test_many_rows_are_fetched_in_portions(
     for number in range(7):
         make_row(part, f"parts/{number}", 1)
     assert len(list(survey(store, "parts/", Stop()))) == 7
+
+
+@pytest.mark.postgres
+def test_every_key_column_compares_bytes() -> None:
+    """The walk along a column's index must meet keys in the order in which stores list them."""
+    with connection.cursor() as cursor:
+        for column in key_columns():
+            cursor.execute(
+                "SELECT collation_name FROM information_schema.columns"
+                " WHERE table_name = %s AND column_name = %s",
+                [column.model._meta.db_table, column.name],
+            )
+            assert cursor.fetchall() == [("C",)], column
+
+
+@pytest.mark.parametrize("portion", [1, 3])
+def test_a_survey_that_is_given_up_leaves_nothing_open(
+    disk_store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    """Whenever it is cleaned up: a cursor that is closed during another statement would hang."""
+    monkeypatch.setattr(module, "ROWS_AT_A_TIME", portion)
+    for number in range(4):
+        make_row(part, Digest.of(b"%d" % number).key, 1)
+    entries = survey(disk_store, CAS_PREFIX, Stop(0))
+    next(entries)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT count(*) FROM pg_cursors WHERE name <> ''")
+            assert cursor.fetchone() == (0,)
+    assert len(list(entries)) == 3

@@ -11,6 +11,7 @@ from attachments.maintenance.command import (
     MaintenanceCommand,
     add_asking,
     add_output,
+    add_right_store,
     duration,
     positive,
     size,
@@ -39,6 +40,7 @@ class Command(MaintenanceCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add_asking(parser)
         add_output(parser)
+        add_right_store(parser)
         parser.add_argument("--workers", type=positive, default=4, help="transfers at a time")
         parser.add_argument(
             "--id-range", type=id_range, default=IdRange(), metavar="FIRST-LAST",
@@ -66,6 +68,7 @@ class Command(MaintenanceCommand):
                 bandwidth=options["bandwidth"],
                 max_seconds=options["max_duration"],
                 dry_run=options["dry_run"],
+                right_store=options["right_store"],
             ),
             output,
         )

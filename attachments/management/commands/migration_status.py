@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from attachments.maintenance.command import MaintenanceCommand, add_output
+from attachments.maintenance.command import MaintenanceCommand, add_output, add_right_store
 from attachments.maintenance.frame import Output
 from attachments.maintenance.run import ExitStatus
 from attachments.maintenance.status import StatusSummary, look
@@ -17,13 +17,14 @@ class Command(MaintenanceCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_output(parser)
+        add_right_store(parser)
         parser.add_argument(
             "--check-objects", action="store_true",
             help="also compare every reference with what the store lists",
         )  # fmt: skip
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> StatusSummary:
-        return look(output, objects=options["check_objects"])
+        return look(output, objects=options["check_objects"], right_store=options["right_store"])
 
     def next_command(self, summary: StatusSummary, options: dict[str, Any]) -> str:
         if summary.damaged_blobs:

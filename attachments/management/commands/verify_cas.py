@@ -10,6 +10,7 @@ from django.core.management.base import CommandParser
 from attachments.maintenance.command import (
     MaintenanceCommand,
     add_output,
+    add_right_store,
     duration,
     positive,
     size,
@@ -30,6 +31,7 @@ class Command(MaintenanceCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_output(parser)
+        add_right_store(parser)
         parser.add_argument("--workers", type=positive, default=4, help="blobs hashed at a time")
         parser.add_argument(
             "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
@@ -62,6 +64,7 @@ class Command(MaintenanceCommand):
                 older_than=timedelta(seconds=options["older_than"]),
                 read_all=options["read_all"],
                 repair=options["repair"],
+                right_store=options["right_store"],
             ),
             output,
         )
