@@ -29,9 +29,8 @@ from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from attachments.verifications import PROOFS
-from cas.content_types import TOLD_BY_BYTES
+from cas.content_types import OPAQUE_TYPE, PDF, TOLD_BY_BYTES, identify, may_be_pdf
 from cas.digest import Digest
-from cas.http import OPAQUE_TYPE
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
@@ -40,15 +39,6 @@ if TYPE_CHECKING:
 
 IMPORT_LOOKS: Final = 16
 """Objects that are looked at at a time while imported rows are attached under the locks."""
-
-_TYPE_UNLESS_DISPROVED: Final = Case(
-    # Bytes of these types tell what they are; those of others may be what the row says.
-    When(
-        Q(content_type__isnull=True) | Q(In(Lower("content_type"), sorted(TOLD_BY_BYTES))),
-        then=Value(OPAQUE_TYPE),
-    ),
-    default=F("content_type"),
-)
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -159,12 +149,12 @@ def repoint(
     digest: Digest,
     size: int,
     hold: Hold,
-    content_type: str | None = None,
+    head: bytes | None = None,
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    `content_type` is what the blob's bytes are, OPAQUE_TYPE if they do not tell, None if nobody
-    looked. When the row was last updated by a person stays as it is.
+    `head` is what the blob begins with, which tells its type; None if nobody looked. When the row
+    was last updated by a person stays as it is.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
@@ -173,7 +163,7 @@ def repoint(
     if hold.stands_for(digest):
         # A statement of its own is a transaction; if the connection, and with it the lock, went
         # this moment, the statement fails with it.
-        return _point(rows, digest, size, content_type)
+        return _point(rows, digest, size, head)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
@@ -181,7 +171,7 @@ def repoint(
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        return _point(rows, digest, size, content_type)
+        return _point(rows, digest, size, head)
 
 
 def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
@@ -222,12 +212,20 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
     return True
 
 
-def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
-    known: dict[str, Any] = {}
-    if content_type is not None:
-        opaque = content_type == OPAQUE_TYPE
-        known["content_type"] = _TYPE_UNLESS_DISPROVED if opaque else content_type
+def _point(rows: QuerySet[Attachment], digest: Digest, size: int, head: bytes | None) -> bool:
+    known = {} if head is None else {"content_type": _stored_type(head)}
     return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+
+
+def _stored_type(head: bytes) -> Any:
+    """What `cas.content_types.stored_type` makes of the type that a row has."""
+    if told := identify(head):
+        return told
+    declared = Lower("content_type")
+    disproved = Q(content_type__isnull=True) | Q(In(declared, list(TOLD_BY_BYTES)))
+    pdf = Q(In(declared, [PDF, "application/x-pdf"]))
+    cases = [When(pdf, then=Value(PDF))] if may_be_pdf(head) else []
+    return Case(*cases, When(disproved, then=Value(OPAQUE_TYPE)), default=F("content_type"))
 
 
 def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:

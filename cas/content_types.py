@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-HEAD: Final = 512
-"""How many leading bytes `sniff` and `identify` need."""
+HEAD: Final = 1024
+"""How many leading bytes tell what a file is; as far as PDF readers look for their header."""
+
+OPAQUE_TYPE: Final = "application/octet-stream"
+"""The type of bytes that nothing is known of."""
 
 PDF: Final = "application/pdf"
 SVG: Final = "image/svg+xml"
@@ -101,6 +104,27 @@ def identify(head: bytes) -> str | None:
     """The content type of a file that is there already, which may be SVG too, or None."""
     found = sniff(head)
     return found.content_type if found else SVG if _is_svg(head) else None
+
+
+def stored_type(declared: str, head: bytes) -> str:
+    """The type of a file that is there already, was `declared` once, and starts with `head`.
+
+    Where the bytes do not tell, a type that they would have told is not believed.
+    """
+    if told := identify(head):
+        return told
+    if may_be_pdf(head) and canonical(declared) == PDF:
+        return PDF
+    return OPAQUE_TYPE if declared.lower() in TOLD_BY_BYTES else declared
+
+
+def may_be_pdf(head: bytes) -> bool:
+    """Whether readers would show it as a PDF although something stands before its header.
+
+    Only of use for files of which that was said when they were stored. No markup may be there.
+    """
+    before, header, _ = head[:HEAD].partition(b"%PDF-")
+    return bool(header) and b"<" not in before
 
 
 def canonical(declared: str) -> str:

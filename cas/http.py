@@ -16,9 +16,8 @@ from urllib.parse import quote
 from django.utils.http import parse_etags
 
 from cas.content_types import INLINE_TYPES
+from cas.content_types import OPAQUE_TYPE as OPAQUE_TYPE
 from cas.storage.base import ByteRange, Corrupt
-
-OPAQUE_TYPE: Final = "application/octet-stream"
 
 _PASSIVE: Final = re.compile(
     r"(?:image|audio|video|font)/[^+]+|text/(?:plain|csv)|application/(?:pdf|json|zip|gzip)"

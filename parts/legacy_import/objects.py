@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from attachments import verifications
 from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import Stop
+from attachments.maintenance.transfer import head_of
 from attachments.models import LEGACY_PREFIX, Verification
-from cas.content_types import HEAD, TOLD_BY_BYTES, identify
+from cas.content_types import stored_type
 from cas.digest import CAS_PREFIX, Digest
-from cas.http import OPAQUE_TYPE
-from cas.storage.base import Absent, BlobStat, BlobStore, ByteRange, Corrupt, StoreError
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
 from parts.legacy_import.file_names import file_name
 from parts.legacy_import.loads import Load
 
@@ -44,10 +44,10 @@ FROM object_found WHERE object_found.number = attachment.number
 
 
 class Proven(NamedTuple):
-    """A blob that hashes to its key, and the type that its bytes have, if it is one we know."""
+    """A blob that hashes to its key, and what its bytes begin with."""
 
     blob: BlobStat
-    content_type: str | None
+    head: bytes
 
 
 def check_objects(scratch: sqlite3.Connection, store: BlobStore, stop: Stop) -> None:
@@ -118,8 +118,7 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
         if isinstance(proof, StoreError):
             each.fault = proof
             continue
-        declared = each.record.content_type or ""
-        told = proof.content_type or (OPAQUE_TYPE if declared in TOLD_BY_BYTES else declared)
+        told = stored_type(each.record.content_type or "", proof.head)
         filename = each.record.filename
         if filename is not None:
             filename = file_name(filename, told, "")
@@ -148,10 +147,7 @@ def _proof(store: BlobStore, verified: Verification | None, digest: Digest) -> P
         found, blob = store.digest_of(digest.key)
     if found not in (None, digest):
         raise Corrupt(f"its bytes hash to {found}", key=digest.key)
-    if not blob.size:
-        return Proven(blob, None)
-    with store.read(digest.key, ByteRange(0, min(HEAD, blob.size))) as stream:
-        return Proven(blob, identify(stream.read(HEAD)))
+    return Proven(blob, head_of(store, digest, blob.size))
 
 
 def _is_of(verified: Verification, blob: BlobStat) -> bool:
