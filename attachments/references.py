@@ -9,6 +9,7 @@ and deletes while it holds it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,13 +30,15 @@ from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from attachments.verifications import PROOFS
-from cas.content_types import OPAQUE_TYPE, PDF, TOLD_BY_BYTES, identify, may_be_pdf
+from cas.content_types import OPAQUE_TYPE, PDF, TOLD_BY_BYTES, may_be_pdf, sniff
 from cas.digest import Digest
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
 if TYPE_CHECKING:
     from parts.models import Part
+
+logger = logging.getLogger(__name__)
 
 IMPORT_LOOKS: Final = 16
 """Objects that are looked at at a time while imported rows are attached under the locks."""
@@ -154,16 +157,14 @@ def repoint(
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
     `head` is what the blob begins with, which tells its type; None if nobody looked. When the row
-    was last updated by a person stays as it is.
+    was last updated by a person stays as it is. A cover without a picture is none any more.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
     """
-    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
     if hold.stands_for(digest):
-        # A statement of its own is a transaction; if the connection, and with it the lock, went
-        # this moment, the statement fails with it.
-        return _point(rows, digest, size, head)
+        # If the connection, and with it the lock, went this moment, the statement fails with it.
+        return _point(attachment_id, old_key, digest, size, head)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
@@ -171,7 +172,7 @@ def repoint(
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        return _point(rows, digest, size, head)
+        return _point(attachment_id, old_key, digest, size, head)
 
 
 def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
@@ -212,9 +213,25 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
     return True
 
 
-def _point(rows: QuerySet[Attachment], digest: Digest, size: int, head: bytes | None) -> bool:
-    known = {} if head is None else {"content_type": _stored_type(head)}
-    return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+def _point(attachment_id: int, old_key: str, digest: Digest, size: int, head: bytes | None) -> bool:
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    if head is None or ((found := sniff(head)) and found.pillow):
+        known = {} if head is None else {"content_type": _stored_type(head)}
+        return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+    with transaction.atomic():
+        # Bytes that are no picture are no cover. Parts are locked before their attachments.
+        parts: Any = Attachment._meta.get_field("covered_parts").related_model
+        covered = parts.objects.select_for_update(no_key=True).filter(
+            cover_attachment=attachment_id
+        )
+        covered_ids = list(covered.values_list("pk", flat=True))
+        if not rows.update(s3_key=digest.key, file_size=size, content_type=_stored_type(head)):
+            return False
+        row = Attachment.objects.filter(pk=attachment_id).first() if covered_ids else None
+        if row is not None and not row.has_picture:
+            logger.warning("the cover of part %d is no picture: row %d", row.part_id, row.pk)
+            parts.objects.filter(pk__in=covered_ids).update(cover_attachment=None)
+    return True
 
 
 def _stored_type(head: bytes) -> Any:

@@ -139,6 +139,25 @@ def test_the_type_is_found_in_the_bytes_that_are_hashed(
 
 
 @on_disk
+@pytest.mark.parametrize(("content", "stays"), [(PICTURE, True), (SVG, False), (PDF, False)])
+def test_a_cover_whose_bytes_are_no_picture_is_none_any_more(
+    store: BlobStore, part: Part, content: bytes, stays: bool
+) -> None:
+    """Otherwise the next image that is uploaded would not become the cover."""
+    key = legacy_key(part)
+    put(store, key, content)
+    row = make_row(part, key, len(content))
+    Attachment.objects.filter(pk=row.pk).update(attachment_type="image", content_type="image/png")
+    row.refresh_from_db()
+    set_cover(part, row)
+    before = Part.objects.get(pk=part.pk).updated_at
+    moved(row)
+    part.refresh_from_db()
+    assert part.cover_attachment_id == (row.pk if stays else None)
+    assert part.updated_at == before
+
+
+@on_disk
 def test_a_dry_run_writes_no_type(store: BlobStore, part: Part) -> None:
     row = link(part, store, content_type="image/jpg")
     assert run("migrate_to_cas", "--dry-run")[0] == 0

@@ -11,6 +11,7 @@ import pytest
 from django.core.management.base import CommandError
 from django.test import Client
 
+from attachments import verifications
 from attachments.models import Attachment
 from attachments.tests.legacy import on_disk, run, summary_of
 from cas.digest import Digest
@@ -28,6 +29,7 @@ from parts.tests.older import (
     database,
     dump,
     in_sets,
+    older_file,
     older_part,
     on_blobs,
     on_parts,
@@ -296,6 +298,22 @@ def test_wrong_bytes_at_a_digest_are_refused(store: BlobStore, dumped: Give) -> 
     key = next(r["s3_key"] for r in older.tables["part_attachments"] if r["id"] == 9)
     assert not Attachment.objects.filter(s3_key=key).exists()
     assert Digest.from_key(key)
+
+
+def test_what_an_import_has_read_need_not_be_read_again(store: BlobStore, dumped: Give) -> None:
+    older = on_blobs(store)
+    assert import_from(*dumped(older))[0] == 3
+    blobs = [store.stat(row.s3_key) for row in imported(older).values() if row.s3_key]
+    assert len(blobs) == 6
+    assert all(verifications.holds(blob) for blob in blobs)
+
+
+@on_disk
+def test_lost_covers_are_counted_and_some_named(store: BlobStore, dumped: Give) -> None:
+    parts = [older_part(number, cover_attachment_id=99) for number in range(1, 26)]
+    tables: Tables = {"parts": parts, "part_attachments": [older_file(1, 1, 0, s3_key=None)]}
+    summary = import_from(*dumped(Older(tables, {}, set())))[1]
+    assert (summary["lost_covers"], len(summary["covers"])) == (25, 20)
 
 
 @on_disk
