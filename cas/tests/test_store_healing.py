@@ -67,7 +67,7 @@ def test_wrong_bytes_are_kept_aside_and_replaced(
 def test_nothing_is_replaced_where_it_cannot_be_kept(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: str, target: str) -> None:
+    def refuse(source: str, target: str, **version: Any) -> None:
         raise Denied("not below this prefix", key=target)
 
     damage(store, DIGEST.key, WRONG, tmp_path)
@@ -80,10 +80,52 @@ def test_nothing_is_replaced_where_it_cannot_be_kept(
     assert bytes_at(store, DIGEST.key) == WRONG
 
 
+def test_what_another_upload_heals_while_it_is_read_is_left(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(store, DIGEST.key, WRONG, tmp_path)
+    real, other = store.digest_of, stage(store, name="other")
+
+    def healed_meanwhile(key: str, on_bytes: Any = None) -> tuple[Digest, BlobStat]:
+        monkeypatch.setattr(store, "digest_of", real)
+        outcomes: list[Outcome] = []
+
+        def heal(_count: int) -> None:
+            if not outcomes:
+                outcomes.append(store.create(other))
+
+        return real(key, heal)
+
+    monkeypatch.setattr(store, "digest_of", healed_meanwhile)
+    store.create(stage(store))
+    assert bytes_at(store, DIGEST.key) == DATA
+    assert {key: bytes_at(store, key) for key in keys(store, "quarantine/")} == {ASIDE: WRONG}
+
+
+def test_what_another_upload_heals_before_it_is_copied_aside_stays_aside(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of the wrong bytes is not replaced by one of the right ones."""
+    if hasattr(store, "client"):
+        probe(store)
+    damage(store, DIGEST.key, WRONG, tmp_path)
+    real, other = store.copy, stage(store, name="other")
+
+    def healed_before(source: str, target: str, **version: Any) -> None:
+        monkeypatch.setattr(store, "copy", real)
+        assert store.create(other) is Outcome.HEALED
+        real(source, target, **version)
+
+    monkeypatch.setattr(store, "copy", healed_before)
+    assert store.create(stage(store)) is Outcome.PRESENT
+    assert bytes_at(store, DIGEST.key) == DATA
+    assert {key: bytes_at(store, key) for key in keys(store, "quarantine/")} == {ASIDE: WRONG}
+
+
 def test_a_copy_aside_that_went_wrong_is_not_relied_on(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copy_badly(source: str, target: str) -> None:
+    def copy_badly(source: str, target: str, **version: Any) -> None:
         put(store, target, b"half", tmp_path)
 
     damage(store, DIGEST.key, WRONG, tmp_path)
