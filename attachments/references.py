@@ -30,7 +30,7 @@ from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from attachments.verifications import PROOFS
-from cas.content_types import OPAQUE_TYPE, PDF, TOLD_BY_BYTES, may_be_pdf, sniff
+from cas.content_types import OPAQUE_TYPE, PDF, TOLD_BY_BYTES, identify, may_be_pdf, sniff
 from cas.digest import Digest
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError

@@ -21,7 +21,7 @@ from cas.conf import serving
 from cas.digest import MalformedDigest
 from cas.metrics import REQUESTS, RESPONSE_SECONDS
 from cas.signed_urls import BadQuery, BadSignature
-from cas.storage.base import Absent, ByteRange, Corrupt, StoreError, Unreachable
+from cas.storage.base import Absent, ByteRange, Corrupt, Denied, StoreError, Unreachable
 from cas.thumbnails.decode import Unrenderable
 from cas.thumbnails.single_flight import Busy
 
@@ -165,6 +165,11 @@ def translate_errors(view: View[Arguments]) -> View[Arguments]:
             log.warning("cannot serve %s now: %s", path, error)
             later = {"Retry-After": str(serving().retry_after)}
             return error_response(request, 503, error.code, "Please try again soon.", later)
+        except Denied as error:
+            log.error("cannot serve %s: %s: %s (%s)", path, error.code, error, error.key)
+            later = {"Retry-After": str(serving().retry_after)}
+            message = "The store is closed at present."
+            return error_response(request, 503, "store_denied", message, later)
         except StoreError as error:
             log.error("cannot serve %s: %s: %s (%s)", path, error.code, error, error.key)
             return error_response(request, 500, error.code, "The store failed.")

@@ -81,7 +81,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
         _old_objects_kept(run) if options.repair else nullcontext(),
     ):
         with ending(run.stop):
-            _survey(store, summary, run, right_store=options.right_store)
+            _survey(store, options, summary, run)
             due = Verification.objects.filter(verified_at__lte=due_before)
             # What is missing is not there to be hashed, and so it is not due.
             summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
@@ -94,7 +94,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
             summary.to_mend = run.query(rows.values_list("pk", flat=True).first)
         elif run.query(unmigrated().exists):
             summary.onward = "manage.py migrate_to_cas --dry-run"
-        elif next(listed(store, LEGACY_PREFIX, run.stop), None) is not None:
+        elif _has_old_objects(store, run):
             summary.onward = "manage.py cleanup_legacy_blobs --dry-run"
     return summary
 
@@ -129,7 +129,7 @@ def _hash(
             _remember(intact, Stop(0) if run.stop.requested else run.stop)
 
 
-def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, right_store: bool) -> None:
+def _survey(store: BlobStore, options: VerifyOptions, summary: VerifySummary, run: Run) -> None:
     """Note what a look at the listing shows, and enrol every blob for its turn."""
     enrolled: list[Verification] = []
     present = 0
@@ -161,12 +161,18 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, right_store: 
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
-    if missing and not present and not right_store:
+    # Who asks for a repair of a store that has old objects has said which one it is.
+    known = options.right_store or (options.repair and _has_old_objects(store, run))
+    if missing and not present and not known:
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()
         summary.failures.clear()
         raise wrong_store(store, missing, key)
+
+
+def _has_old_objects(store: BlobStore, run: Run) -> bool:
+    return next(listed(store, LEGACY_PREFIX, run.stop), None) is not None
 
 
 def _enrol(blobs: list[Verification]) -> None:
