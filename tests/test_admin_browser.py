@@ -49,7 +49,9 @@ def browsing(server: LiveServer) -> Iterator[Page]:
         page = browser.new_page(base_url=server.url, viewport={"width": 1280, "height": 900})
         page.on("console", heard)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.set_default_timeout(20_000)
+        # For a machine that does much else at the same time.
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         yield page
         browser.close()
     assert faults == []

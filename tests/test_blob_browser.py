@@ -94,6 +94,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 900, "height": 700})
+    # For a machine that does much else at the same time.
+    opened.set_default_timeout(120_000)
     yield opened
     opened.close()
 
