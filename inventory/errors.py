@@ -20,7 +20,8 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from attachments.maintenance.database import CONNECTION_ERRORS, is_missing_table
+from attachments.locks import CONNECTION_ERRORS
+from attachments.maintenance.retry import is_missing_table
 from cas.storage.base import Denied, StoreError, StoreFull, Unreachable
 
 logger = logging.getLogger(__name__)

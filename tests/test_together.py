@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance.run import ExitStatus
 from attachments.tests.legacy import summary_of
+from cas.exit_status import ExitStatus
 from tests.installation import Installation
 from tests.server import Server
 

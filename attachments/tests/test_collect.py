@@ -16,10 +16,9 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from attachments import locks, references
-from attachments.maintenance import clocks, collect, database, pacing
-from attachments.maintenance.database import LOCK_SPACE, run_lock
-from attachments.maintenance.run import ExitStatus
-from attachments.models import Attachment, CondemnedBlob
+from attachments.locks import LOCK_SPACE, run_lock
+from attachments.maintenance import collect
+from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
     blobs,
@@ -32,6 +31,7 @@ from attachments.tests.legacy import (
 )
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 
@@ -137,9 +137,9 @@ def test_a_deletion_in_flight_is_still_on_record_after_the_next_collection(
     in_flight, over = Digest.of(b"in flight"), Digest.of(b"over")
     now = timezone.now()
     for digest, since in ((in_flight, now), (over, now - locks.LONGEST_REQUEST * 2)):
-        CondemnedBlob.objects.create(digest=digest.hex, since=since)
+        PendingDeletion.objects.create(digest=digest.hex, since=since)
     assert run(*COLLECT)[0] == 0
-    assert [row.digest for row in CondemnedBlob.objects.all()] == [in_flight.hex]
+    assert [row.digest for row in PendingDeletion.objects.all()] == [in_flight.hex]
 
 
 @on_disk
@@ -181,7 +181,7 @@ def test_clocks_apart_stop_it(
     store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     elsewhen = timezone.now() + timedelta(hours=hours)
-    monkeypatch.setattr(clocks, "database_now", lambda: elsewhen)
+    monkeypatch.setattr(collect, "database_now", lambda: elsewhen)
     status, output = run(*COLLECT)
     assert status == ExitStatus.REFUSED
     assert "clocks" in output
@@ -243,7 +243,7 @@ def test_a_blob_of_the_future_stays_and_stops_nothing(
     assert status == 0, output
     assert summary_of(output)["in_grace_period"] == 1
     assert blobs(store) == {kept, odd}
-    assert f"{odd.key} is of the future" in caplog.text
+    assert f"{odd.key} is dated in the future" in caplog.text
 
 
 def test_strange_keys_are_left_alone(store: BlobStore, disk_store: BlobStore) -> None:
@@ -253,7 +253,7 @@ def test_strange_keys_are_left_alone(store: BlobStore, disk_store: BlobStore) ->
     stray.write_text("not a blob")
     status, output = run(*COLLECT)
     assert status == 0
-    assert summary_of(output)["strays_left_alone"] == 1
+    assert summary_of(output)["other_keys_left_alone"] == 1
     assert stray.exists()
 
 
@@ -268,7 +268,7 @@ def test_the_older_layout_is_none_of_its_business(store: BlobStore, garbage: Dig
 def test_a_failed_delete_is_counted_and_the_rest_goes(
     store: BlobStore, garbage: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     other = put_blob(store, b"more garbage", tmp_path)
     real = store.remove_many
 
@@ -297,7 +297,7 @@ def test_a_store_that_deletes_nothing_is_one_error(
     error: type[StoreError],
 ) -> None:
     monkeypatch.setattr(collect, "BATCH", 2)
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     for content in (b"1", b"2", b"3"):
         put_blob(store, content, tmp_path)
     calls: list[list[str]] = []
@@ -318,7 +318,7 @@ def test_a_store_that_deletes_nothing_is_one_error(
 def test_a_store_that_asks_for_time_gets_it(
     store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     real = store.remove_many
     refusals = iter([Unreachable("SlowDown")] * 2)
 
@@ -458,7 +458,7 @@ def test_a_run_that_lost_its_lock_takes_it_again_or_ends(
         if taken:
             with other.cursor() as cursor:
                 cursor.execute(
-                    "SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, database._number("collect")]
+                    "SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, locks._number("collect")]
                 )
 
     monkeypatch.setattr(store, "remove_many", and_close)

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from attachments import references
-from attachments.maintenance import cleanup, collect, pacing
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance import cleanup, collect
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, staged
 from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
 from attachments.tests.waiting import in_thread
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 
@@ -43,7 +43,7 @@ Outcomes = Iterator[tuple[str, StoreError | None]]
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_no_more_is_deleted_than_was_planned(
 
     monkeypatch.setattr(store, "scan", rows_go_after_the_plan)
     status, output = run(*COLLECT, "--grace", "0")
-    assert (status, summary_of(output)["garbage"]) == (0, 1), output
+    assert (status, summary_of(output)["unreferenced"]) == (0, 1), output
     assert summary_of(output)["collected"] == 1
     assert len(blobs(store)) == 5
 

@@ -18,9 +18,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from attachments import locks, references
-from attachments.locks import Hold, excluding, hold_shared
-from attachments.maintenance.run import ExitStatus, Stop
-from attachments.models import Attachment, CondemnedBlob
+from attachments.locks import SharedLock, exclusive_lock, lock_shared
+from attachments.maintenance.runner import CancelToken
+from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import PDF, legacy_row, staged
 from attachments.tests.legacy import (
     blobs,
@@ -33,6 +33,7 @@ from attachments.tests.legacy import (
 )
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, StoreError, Unreachable
 from parts.models import Part
 
@@ -77,7 +78,7 @@ def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def age_condemned() -> None:
-    CondemnedBlob.objects.update(since=F("since") - locks.LONGEST_REQUEST - timedelta(seconds=1))
+    PendingDeletion.objects.update(since=F("since") - locks.LONGEST_REQUEST - timedelta(seconds=1))
 
 
 @on_disk
@@ -176,7 +177,7 @@ def test_a_collector_killed_with_a_delete_in_flight(
     row = upload(part, tmp_path)
     assert store.digest_of(row.s3_key or "")[0] == DIGEST
     assert run(*COLLECT)[0] == 0
-    assert not CondemnedBlob.objects.exists()
+    assert not PendingDeletion.objects.exists()
     assert blobs(store) == {DIGEST}
 
 
@@ -195,19 +196,19 @@ def test_a_delete_that_was_not_answered_may_still_come(
             yield key, Unreachable("timed out", key=key) if key == garbage.key else None
 
     monkeypatch.setattr(store, "remove_many", unanswered)
-    with excluding(store, [garbage, other]) as exclusion:
+    with exclusive_lock(store, [garbage, other]) as exclusion:
         outcomes = dict(exclusion.remove_many([garbage.key, other.key]))
         with pytest.raises(ValueError, match="once"):
             list(exclusion.remove_many([garbage.key]))
     assert outcomes[other.key] is None
-    assert CondemnedBlob.objects.get().digest == garbage.hex
+    assert PendingDeletion.objects.get().digest == garbage.hex
     with pytest.raises(Unreachable):
         upload(part, tmp_path)
     with pytest.raises(Unreachable), transaction.atomic():
-        hold_shared([other, garbage])
+        lock_shared([other, garbage])
     # A second request that is answered says nothing about the first.
     monkeypatch.undo()
-    with excluding(store, [garbage]) as exclusion:
+    with exclusive_lock(store, [garbage]) as exclusion:
         assert dict(exclusion.remove_many([garbage.key])) == {garbage.key: None}
     with pytest.raises(Unreachable):
         upload(part, tmp_path)
@@ -217,14 +218,14 @@ def test_a_delete_that_was_not_answered_may_still_come(
 def test_what_was_not_sent_is_not_condemned_for_longer(
     store: BlobStore, garbage: Digest, part: Part, tmp_path: Path
 ) -> None:
-    with excluding(store, [garbage]):
+    with exclusive_lock(store, [garbage]):
         pass
     assert upload(part, tmp_path).s3_key == garbage.key
 
 
 @on_disk
 def test_only_what_the_lock_was_obtained_for_is_deleted(store: BlobStore, garbage: Digest) -> None:
-    with excluding(store, []) as exclusion, pytest.raises(ValueError, match="lock"):
+    with exclusive_lock(store, []) as exclusion, pytest.raises(ValueError, match="lock"):
         list(exclusion.remove_many([garbage.key]))
     assert blobs(store) == {garbage}
 
@@ -235,15 +236,15 @@ def test_a_migration_waits_for_a_delete_in_flight(
 ) -> None:
     """And then moves the row: it tries again, as it does when a store does not answer."""
     row = legacy_row(part, PDF, tmp_path / "old")
-    CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
+    PendingDeletion.objects.create(digest=DIGEST.hex, since=timezone.now())
     waits: list[float] = []
 
-    def wait(_: Stop, seconds: float) -> None:
+    def wait(_: CancelToken, seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 2:
             age_condemned()
 
-    monkeypatch.setattr(Stop, "sleep", wait)
+    monkeypatch.setattr(CancelToken, "sleep", wait)
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
@@ -252,12 +253,12 @@ def test_a_migration_waits_for_a_delete_in_flight(
 
 @pytest.mark.postgres
 def test_a_hold_does_not_stand_for_a_condemned_digest(disk_store: BlobStore) -> None:
-    CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
-    hold = Hold()
+    PendingDeletion.objects.create(digest=DIGEST.hex, since=timezone.now())
+    hold = SharedLock()
     with pytest.raises(Unreachable):
         hold.take(DIGEST)
-    assert not hold.stands_for(DIGEST)
-    with excluding(disk_store, [DIGEST]) as exclusion:
+    assert not hold.is_held(DIGEST)
+    with exclusive_lock(disk_store, [DIGEST]) as exclusion:
         assert exclusion.removable
 
 

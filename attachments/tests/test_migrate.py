@@ -12,10 +12,9 @@ import pytest
 from django.db import connection
 
 from attachments import references
-from attachments.maintenance import migrate, rows
-from attachments.maintenance.pacing import Bandwidth, Pace
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.transfer import Transfer
+from attachments.maintenance import migrate
+from attachments.maintenance.migrate import Transfer
+from attachments.maintenance.workers import Bandwidth, Pace
 from attachments.models import Attachment
 from attachments.tests.legacy import (
     assert_whole,
@@ -29,6 +28,7 @@ from attachments.tests.legacy import (
     summary_of,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Changed, Denied, Ingested, Unreachable
 from parts.models import Part
 
@@ -69,7 +69,7 @@ def fail_at(
         return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", failing)
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 def test_rows_move_to_the_digest_of_their_bytes(store: BlobStore, part: Part) -> None:
@@ -109,8 +109,8 @@ def test_a_second_run_finds_nothing_to_do(store: BlobStore, part: Part, ingest: 
 def test_rows_that_share_a_key_are_transferred_once(
     store: BlobStore, part: Part, ingest: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(rows, "GROUP_ROWS", 2)
+    monkeypatch.setattr(migrate, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(migrate, "GROUP_ROWS", 2)
     row = make_legacy(store, part, b"shared")
     assert row.s3_key is not None
     for _ in range(6):
@@ -431,7 +431,7 @@ def test_rows_added_meanwhile_are_counted_as_such(
 
     monkeypatch.setattr(store, "ingest", meanwhile)
     # In small blocks the copy is still ahead when it comes, in one block it is not seen.
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 1 if reached else 10**6)
+    monkeypatch.setattr(migrate, "BLOCK_ROWS", 1 if reached else 10**6)
     status, output = run(*MIGRATE, "--json", "--workers", "1")
     summary = summary_of(output)
     assert (summary["planned"], summary["added"]) == (3, 1)
@@ -447,7 +447,7 @@ def test_rows_that_others_moved_are_told_apart(
     store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [make_legacy(store, part, b"%d" % number) for number in range(3)]
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(migrate, "BLOCK_ROWS", 1)
     real = store.ingest
 
     def meanwhile(source: str, *arguments: Any, **options: Any) -> Ingested:
@@ -529,7 +529,7 @@ def test_a_store_that_does_not_keep_what_is_written_is_found(
     def altered(key: str, on_bytes: Any = None) -> Any:
         return Digest.of(b"something else"), real(key, on_bytes)[1]
 
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr(store, "digest_of", altered)
     status, output = run(*MIGRATE, "--json")
     assert status == ExitStatus.UNAVAILABLE

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from attachments.maintenance.cleanup import CleanupSummary
-from attachments.maintenance.collect import CollectSummary
+from attachments.maintenance.collect import CollectPlan, CollectSummary
 from attachments.maintenance.mend import Mend, MendSummary
 from attachments.maintenance.migrate import MigrationSummary
-from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.report import RunSummary
 from attachments.maintenance.status import MigrationStatus, StatusSummary
-from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
+from attachments.maintenance.verify import Verdict, Verified, VerifySummary
 from attachments.tests.test_command import command_called, parsed
 from cas.digest import Digest
+from cas.exit_status import ExitStatus, RunAborted
 
 S = ExitStatus
 GIVEN = {
@@ -47,8 +47,8 @@ def rows(**counts: int) -> MigrationStatus:
 @pytest.mark.parametrize("status", sorted(OVER))
 def test_after_a_refusal_something_is_to_be_done_first(name: str, status: ExitStatus) -> None:
     given, kind = GIVEN[name]
-    for halt in (None, Halt(status, "why", first="Set the clocks right")):
-        line = next_line(name, given, kind(status=status, reason="why", halt=halt))
+    for aborted in (None, RunAborted(status, "why", first="Set the clocks right")):
+        line = next_line(name, given, kind(status=status, reason="why", aborted=aborted))
         first, then, command = str(line).partition(", then: ")
         assert first
         assert then
@@ -58,8 +58,8 @@ def test_after_a_refusal_something_is_to_be_done_first(name: str, status: ExitSt
 @pytest.mark.parametrize("name", GIVEN)
 def test_another_command_is_told_as_it_is(name: str) -> None:
     given, kind = GIVEN[name]
-    halt = Halt(S.UNAVAILABLE, "a table is missing", command="manage.py migrate")
-    summary = kind(status=halt.status, reason=str(halt), halt=halt)
+    aborted = RunAborted(S.UNAVAILABLE, "a table is missing", command="manage.py migrate")
+    summary = kind(status=aborted.exit_status, reason=str(aborted), aborted=aborted)
     assert next_line(name, given, summary) == "manage.py migrate"
 
 
@@ -134,9 +134,12 @@ ENDS: list[tuple[str, str, RunSummary, str | None]] = [
     ("cleanup_legacy_blobs", "", CleanupSummary(status=S.ITEMS_FAILED), CLEANUP),
     ("cleanup_legacy_blobs", "", CleanupSummary(status=S.LIMIT_REACHED), CLEANUP),
     ("cleanup_legacy_blobs", "", CleanupSummary(status=S.INTERRUPTED), CLEANUP),
-    ("collect_garbage", "--dry-run", CollectSummary(dry_run=True, garbage=1), COLLECT),
+    (
+        "collect_garbage", "--dry-run",
+        CollectSummary(dry_run=True, plan=CollectPlan(unreferenced=1)), COLLECT,
+    ),
     ("collect_garbage", "--dry-run", CollectSummary(dry_run=True), None),
-    ("collect_garbage", "", CollectSummary(garbage=1, collected=1), None),
+    ("collect_garbage", "", CollectSummary(plan=CollectPlan(unreferenced=1), collected=1), None),
     ("collect_garbage", "", CollectSummary(status=S.DAMAGE_FOUND), f"{VERIFY} --repair"),
     ("collect_garbage", "", CollectSummary(status=S.ITEMS_FAILED), COLLECT),
     ("collect_garbage", "", CollectSummary(status=S.INTERRUPTED), COLLECT),

@@ -8,7 +8,7 @@ from django.test.utils import isolate_apps
 from django.utils import timezone
 
 from attachments import references
-from attachments.locks import Hold, hold_shared
+from attachments.locks import SharedLock, lock_shared
 from attachments.models import Attachment, Verification
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.tests.factories import PDF, legacy_row, staged, stored_row
@@ -104,11 +104,11 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
     assert not references.repoint(
-        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold(), PDF_TYPE
+        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), SharedLock(), PDF_TYPE
     )
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), SharedLock(), PDF_TYPE)
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), SharedLock(), PDF_TYPE)
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -116,10 +116,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold(), PDF_TYPE)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), SharedLock(), PDF_TYPE)
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold(), PDF_TYPE)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, SharedLock(), PDF_TYPE)
     row.refresh_from_db()
     assert row.is_legacy
 
@@ -127,7 +127,7 @@ def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
 @pytest.mark.django_db(transaction=True)
 def test_a_digest_is_held_inside_a_transaction_only():
     with pytest.raises(transaction.TransactionManagementError):
-        hold_shared([DIGEST])
+        lock_shared([DIGEST])
 
 
 @pytest.mark.django_db(transaction=True)
@@ -199,11 +199,11 @@ def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, t
 @pytest.mark.django_db(transaction=True)
 def test_uploads_of_one_digest_do_not_wait_for_each_other():
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        hold_shared([DIGEST])
+        lock_shared([DIGEST])
 
         def hold():
             with transaction.atomic():
-                hold_shared([DIGEST])
+                lock_shared([DIGEST])
             return True
 
         assert in_thread(pool, hold).result(timeout=5)
@@ -214,7 +214,7 @@ def test_uploads_of_one_digest_do_not_wait_for_each_other():
 def test_a_digest_in_use_is_skipped_and_not_waited_for(disk_store):
     free = Digest.of(b"free")
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        hold_shared([DIGEST])
+        lock_shared([DIGEST])
 
         def collect():
             with references.collecting(disk_store, [DIGEST, free]) as exclusion:
@@ -236,7 +236,7 @@ HOLD_NO_KEY = {
         "what was verified when; it is meant to outlive its blobs and to keep none",
         {"digest", "etag"},
     ),
-    "attachments.CondemnedBlob": ("what is being deleted", {"digest"}),
+    "attachments.PendingDeletion": ("what is being deleted", {"digest"}),
     "parts.Type": ("a name", {"name"}),
     "parts.Tag": ("a name", {"name"}),
     "parts.Part": (

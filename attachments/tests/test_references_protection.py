@@ -13,8 +13,7 @@ from django.db import transaction
 from django.db.models.signals import post_save
 
 from attachments import references
-from attachments.locks import Hold
-from attachments.maintenance import pacing
+from attachments.locks import SharedLock
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, file_fields, staged, stored_row
 from attachments.tests.legacy import assert_whole, make_legacy, on_disk, run
@@ -30,7 +29,7 @@ DIGEST = Digest.of(PDF)
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -195,7 +194,7 @@ def test_a_row_moves_to_a_blob_only_while_no_delete_is_on_its_way(
     old_key = row.s3_key or ""
     lost_answer(store, garbage, monkeypatch)
     with pytest.raises(Unreachable):
-        references.repoint(row.pk, old_key, garbage, len(PDF), Hold())
+        references.repoint(row.pk, old_key, garbage, len(PDF), SharedLock())
     row.refresh_from_db()
     assert row.s3_key == old_key
 
@@ -209,7 +208,9 @@ def test_a_row_that_moves_waits_for_a_collection_of_its_blob(
     old_key = row.s3_key or ""
     with ThreadPoolExecutor(1) as pool:
         with references.collecting(store, [garbage]) as exclusion:
-            moving = in_thread(pool, references.repoint, row.pk, old_key, garbage, len(PDF), Hold())
+            moving = in_thread(
+                pool, references.repoint, row.pk, old_key, garbage, len(PDF), SharedLock()
+            )
             wait_for_lock_or_end(moving)
             assert list(exclusion.remove_many([garbage.key])) == [(garbage.key, None)]
         with pytest.raises(Absent):

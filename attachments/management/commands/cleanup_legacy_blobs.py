@@ -16,8 +16,8 @@ from attachments.maintenance.command import (
     duration,
     positive,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 
 
 class Command(MaintenanceCommand):

@@ -23,8 +23,8 @@ from attachments.maintenance.command import (
     add_versions,
     duration,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 
 
 def percent(text: str) -> Percent:
@@ -73,6 +73,6 @@ class Command(MaintenanceCommand):
             return "manage.py verify_cas --repair"
         if summary.status is not ExitStatus.DONE:
             return self.again(options)
-        if not summary.dry_run or not summary.garbage:
+        if not (summary.dry_run and summary.plan.unreferenced):
             return None
         return self.again(options, dry_run=None)

@@ -8,9 +8,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output, positive
-from attachments.maintenance.frame import Output
 from attachments.maintenance.mend import Mend, MendOptions, MendSummary, mend
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 
 QUESTIONS = {
     Mend.ACCEPT_SIZE: "Row {row} says {row_bytes} bytes and will say {object_bytes}.",

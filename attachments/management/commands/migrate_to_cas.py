@@ -15,11 +15,16 @@ from attachments.maintenance.command import (
     positive,
     size,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.migrate import MigrationOptions, MigrationSummary, migrate
+from attachments.maintenance.migrate import (
+    IdRange,
+    MigrationOptions,
+    MigrationSummary,
+    migrate,
+    unmigrated,
+)
 from attachments.maintenance.retry import query
-from attachments.maintenance.rows import IdRange, unmigrated
-from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.runner import CancelToken, Output
+from cas.exit_status import ExitStatus
 
 
 def id_range(text: str) -> IdRange:
@@ -55,7 +60,7 @@ class Command(MaintenanceCommand):
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> MigrationSummary:
         if self.must_ask(options):
-            rows = query(unmigrated(options["id_range"]).count, Stop(options["patience"]))
+            rows = query(unmigrated(options["id_range"]).count, CancelToken(options["patience"]))
             self.confirm(f"{rows} rows will be moved to content-addressed keys.")
         return migrate(
             MigrationOptions(

@@ -14,10 +14,9 @@ from attachments.maintenance.command import (
     positive,
     size,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.verdicts import VerifySummary
-from attachments.maintenance.verify import VerifyOptions, verify
+from attachments.maintenance.runner import Output
+from attachments.maintenance.verify import VerifyOptions, VerifySummary, verify
+from cas.exit_status import ExitStatus
 
 A_DAY: Final = duration("1d")
 
@@ -25,7 +24,7 @@ A_DAY: Final = duration("1d")
 class Command(MaintenanceCommand):
     help = (
         "Hashes every blob, the least recently verified first, and reports what is corrupt, "
-        "missing, orphaned or of the wrong size. Changes nothing in the store without --repair."
+        "missing, unreferenced or of the wrong size. Changes nothing in the store without --repair."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

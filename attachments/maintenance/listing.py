@@ -1,7 +1,7 @@
-"""What the store holds beside what rows reference: two ordered streams, merged.
+"""What the store holds, merged with what rows reference: two ordered streams.
 
 One listing and one ordered pass over the rows answer for every object whether it is referenced,
-there, and of the right size, in flat memory and without asking the store about each.
+there, and of the right size, in flat memory and without a request for each object.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -18,12 +19,12 @@ from django.db import connection
 from django.db.models import BigIntegerField, BooleanField, Q, QuerySet, Value
 from django.db.models.functions import Collate
 
-from attachments.maintenance.database import CONNECTION_ERRORS
-from attachments.maintenance.preflight import PROBE
-from attachments.maintenance.retry import Tries, listed, query
-from attachments.maintenance.run import ExitStatus, Halt, Stop
+from attachments.locks import CONNECTION_ERRORS
+from attachments.maintenance.retry import Retry, listed, query
+from attachments.maintenance.runner import CancelToken
 from attachments.object_keys import KeyKind
-from attachments.references import KeyColumn, key_columns
+from attachments.references import TEST_OBJECT, KeyColumn, key_columns
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import Absent, BlobStat, BlobStore
 
 ROWS_AT_A_TIME: Final = 2000
@@ -33,7 +34,7 @@ SIZE_COLUMN: Final = "file_size"
 
 
 class Reference(NamedTuple):
-    """One row's claim on an object; `size` in bytes, None where the row does not say.
+    """What one row names; `size` in bytes, None where the row does not say.
 
     A `hold` only keeps the object from being deleted.
     """
@@ -48,15 +49,15 @@ class Reference(NamedTuple):
 class Entry:
     """One key: the object there, if any, and who references it.
 
-    `row` is the first referencing row; `misfit` the first one whose size is not the object's.
-    `holds` is how many rows only hold it, which are not among `rows`.
+    `row` is the first referencing row; `size_conflict` is the first one whose size is not the
+    object's. `holds` is how many rows only hold it, which are not among `rows`.
     """
 
     key: str
     stat: BlobStat | None
     rows: int
     row: int | None
-    misfit: Reference | None
+    size_conflict: Reference | None
     holds: int = 0
 
     @property
@@ -65,7 +66,7 @@ class Entry:
 
     @property
     def wrong_size(self) -> bool:
-        return self.stat is not None and self.misfit is not None
+        return self.stat is not None and self.size_conflict is not None
 
     @property
     def referenced(self) -> bool:
@@ -82,62 +83,60 @@ class Entry:
         return self.rows == 0 and self.holds == 0
 
 
-def survey(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
+def survey(store: BlobStore, prefix: str, cancel: CancelToken) -> Iterator[Entry]:
     """Every key below `prefix` that the store holds or a row references, in byte-wise order.
 
-    What rows only hold is among them if it is there.
-    Listing and rows are read while others write. What looks missing or of the wrong size is
-    therefore looked at once more, directly, before it is called so; an unreferenced object is
-    only a candidate, which whoever deletes must look at again under its lock.
+    What rows only hold is among them if it is there. Listing and rows are read while others
+    write. An entry that is missing or of the wrong size is therefore read again by its key before
+    it is given; an unreferenced object is only a candidate, for which references must be looked
+    up again under its lock before it is deleted.
 
-    Both go on behind what they had given when store or database were away meanwhile. Raises
+    Both streams continue after their last key when store or database were away meanwhile. Raises
     StoreError if the listing cannot be completed: only a survey that ended without an error has
     seen everything.
     """
-    for entry in _merged(store, prefix, stop):
+    for entry in _merged(store, prefix, cancel):
         if not (entry.missing or entry.wrong_size):
             yield entry
-        elif again := look(store, entry.key, stop):
+        elif again := entry_at(store, entry.key, cancel):
             yield again
 
 
-def look(store: BlobStore, key: str, stop: Stop) -> Entry | None:
+def entry_at(store: BlobStore, key: str, cancel: CancelToken) -> Entry | None:
     """What is at this key and who references it now; None if neither is so. Raises StoreError."""
-    claims = query(partial(_claims_of, key), stop)
-    try:
-        stat = Tries(stop, store).of(partial(store.stat, key))
-    except Absent:
-        stat = None
-    entry = _entry(key, stat, claims)
-    return entry if entry.referenced or stat else None
+    found: list[BlobStat | Reference] = [*query(partial(_references_to, key), cancel)]
+    with suppress(Absent):
+        found.insert(0, Retry(cancel, store).call(partial(store.stat, key)))
+    entry = _entry(key, found)
+    return entry if entry.referenced or entry.stat else None
 
 
-def _claims_of(key: str) -> list[Reference]:
-    return [claim for source in _sources() for claim in _claims(source, {source.column: key})]
+def _references_to(key: str) -> list[Reference]:
+    return [
+        Reference(*found)
+        for source in _sources()
+        for found in source.named(
+            source.registered.rows().filter(**{source.column: key}).order_by(source.column, "pk")
+        )
+    ]
 
 
-def _merged(store: BlobStore, prefix: str, stop: Stop) -> Iterator[Entry]:
-    found = _ascending(listed(store, prefix, stop))
-    stats = (stat for stat in found if stat.key != PROBE.key)
-    stat = next(stats, None)
-    for key, claims in itertools.groupby(references_below(prefix, stop), key=attrgetter("key")):
-        while stat is not None and stat.key < key:
-            yield Entry(stat.key, stat, 0, None, None)
-            stat = next(stats, None)
-        if stat is not None and stat.key == key:
-            yield _entry(key, stat, claims)
-            stat = next(stats, None)
-        elif (entry := _entry(key, None, claims)).referenced:
+def _merged(store: BlobStore, prefix: str, cancel: CancelToken) -> Iterator[Entry]:
+    stats = (s for s in _ascending(listed(store, prefix, cancel)) if s.key != TEST_OBJECT.key)
+    by_key = attrgetter("key")
+    # Of equal keys the first stream's comes first: the object, then the rows that name it.
+    streams: tuple[Iterator[BlobStat | Reference], ...] = (stats, references_below(prefix, cancel))
+    both = heapq.merge(*streams, key=by_key)
+    for key, found in itertools.groupby(both, key=by_key):
+        entry = _entry(key, found)
+        if entry.stat or entry.referenced:
             yield entry
-    while stat is not None:
-        yield Entry(stat.key, stat, 0, None, None)
-        stat = next(stats, None)
 
 
-def references_below(prefix: str, stop: Stop) -> Iterator[Reference]:
+def references_below(prefix: str, cancel: CancelToken) -> Iterator[Reference]:
     """Every row's reference or hold below `prefix`, from every registered column, by key."""
     walk = _walk_postgresql if connection.vendor == "postgresql" else _walk_sqlite
-    walks = (walk(source, prefix, stop) for source in _sources())
+    walks = (walk(source, prefix, cancel) for source in _sources())
     return heapq.merge(*walks, key=attrgetter("key"))
 
 
@@ -165,25 +164,19 @@ def _sources() -> Iterator[_Source]:
         yield _Source(column, SIZE_COLUMN if sized else Value(None, BigIntegerField()))
 
 
-def _claims(source: _Source, condition: dict[str, Any]) -> Iterator[Reference]:
-    rows = source.registered.rows().filter(**condition).order_by(source.column, "pk")
-    for found in source.named(rows):
-        yield Reference(*found)
-
-
-def _walk_postgresql(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
+def _walk_postgresql(source: _Source, prefix: str, cancel: CancelToken) -> Iterator[Reference]:
     """One pass by a server-side cursor: the server sorts once, on its disk if need be.
 
-    Object stores list keys by their bytes. The database sorts by its language unless told
-    otherwise, and the merge would then pass keys by. A pass whose connection was lost is taken
-    up by another one, behind the last row.
+    Object stores list keys by their bytes. The database sorts by its language by default, and
+    the merge would then miss keys. A pass whose connection was lost is continued by another one,
+    after the last row.
     """
     column = source.column
     rows = source.registered.rows().filter(**{f"{column}__startswith": prefix})
     rows = rows.alias(bytewise=Collate(column, "C")).order_by("bytewise", "pk")
     everything = named = source.named(rows)
     last: Reference | None = None
-    tries = Tries(stop)
+    tries = Retry(cancel)
     try:
         while True:
             try:
@@ -202,7 +195,7 @@ def _walk_postgresql(source: _Source, prefix: str, stop: Stop) -> Iterator[Refer
         tries.close()
 
 
-def _walk_sqlite(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference]:
+def _walk_sqlite(source: _Source, prefix: str, cancel: CancelToken) -> Iterator[Reference]:
     """Portions along the column's index, which compares bytes.
 
     No statement may stay open between two of them: it would pin the connection to an old state
@@ -213,28 +206,32 @@ def _walk_sqlite(source: _Source, prefix: str, stop: Stop) -> Iterator[Reference
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     below = Q(**{f"{column}__gte": prefix, f"{column}__lt": end})
     named = source.named(source.registered.rows().filter(below).order_by(column, "pk"))
-    portion: list[Any] = query(partial(list, named[:ROWS_AT_A_TIME]), stop)
+    portion: list[Any] = query(partial(list, named[:ROWS_AT_A_TIME]), cancel)
     while portion:
         for found in portion:
             yield Reference(*found)
         key, row, _size, _hold = portion[-1]
         behind = Q(**{f"{column}__gt": key}) | Q(**{column: key, "pk__gt": row})
-        portion = query(partial(list, named.filter(behind)[:ROWS_AT_A_TIME]), stop)
+        portion = query(partial(list, named.filter(behind)[:ROWS_AT_A_TIME]), cancel)
 
 
-def _entry(key: str, stat: BlobStat | None, claims: Iterable[Reference]) -> Entry:
+def _entry(key: str, found: Iterable[BlobStat | Reference]) -> Entry:
+    """What was found at a key: first the object, if it is there, then the rows that name it."""
+    stat: BlobStat | None = None
     rows = holds = 0
     first: int | None = None
-    misfit: Reference | None = None
-    for claim in claims:
-        if claim.hold:
+    size_conflict: Reference | None = None
+    for each in found:
+        if isinstance(each, BlobStat):
+            stat = each
+        elif each.hold:
             holds += 1
-            continue
-        rows += 1
-        first = claim.row if first is None else first
-        if misfit is None and stat is not None and claim.size not in (None, stat.size):
-            misfit = claim
-    return Entry(key, stat, rows, first, misfit, holds)
+        else:
+            rows += 1
+            first = each.row if first is None else first
+            if size_conflict is None and stat is not None and each.size not in (None, stat.size):
+                size_conflict = each
+    return Entry(key, stat, rows, first, size_conflict, holds)
 
 
 def _ascending(stats: Iterator[BlobStat]) -> Iterator[BlobStat]:
@@ -243,6 +240,20 @@ def _ascending(stats: Iterator[BlobStat]) -> Iterator[BlobStat]:
         key = stat.key.encode(errors="surrogateescape")
         if key <= last:
             # A merge with such a listing would take objects that are there for missing.
-            raise Halt(ExitStatus.UNAVAILABLE, f"the store listed {key!r} after {last!r}")
+            raise RunAborted(ExitStatus.UNAVAILABLE, f"the store listed {key!r} after {last!r}")
         last = key
         yield stat
+
+
+def wrong_store(store: BlobStore, count: int, key: str) -> RunAborted:
+    """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
+
+    A store that was lost looks the same, but another one's name is far more often the reason.
+    """
+    name = getattr(store, "identity", "the store")
+    return RunAborted(
+        ExitStatus.REFUSED,
+        f"{name} has none of the {count} objects that rows name, such as {key}. "
+        "Is it the right bucket or directory?",
+        first="Make sure that CAS_S3_BUCKET or INVENTORY_DATA_DIR names the right store",
+    )
