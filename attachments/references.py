@@ -23,13 +23,7 @@ from django.db.models.lookups import In
 from django.utils import timezone
 from prometheus_client import Counter
 
-from attachments.locks import (
-    ExclusiveLock,
-    SharedLock,
-    exclusive_lock,
-    lock_shared,
-    shared_lock,
-)
+from attachments.locks import ExclusiveLock, SharedLock, exclusive_lock, lock_shared, shared_lock
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
@@ -39,15 +33,7 @@ from cas.digest import Digest
 from cas.http import OPAQUE_TYPE
 from cas.sniff import ALIASES, HEAD, PDF, PILLOW_FORMATS, SVG, UNTYPED, identify
 from cas.storage import attachment_store
-from cas.storage.base import (
-    Absent,
-    BlobStore,
-    ByteRange,
-    Corrupt,
-    Outcome,
-    StoreError,
-    Versioning,
-)
+from cas.storage.base import Absent, BlobStore, ByteRange, Corrupt, Outcome, StoreError, Versioning
 from cas.storage.staging import staged_bytes
 
 if TYPE_CHECKING:

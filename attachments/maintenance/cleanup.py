@@ -16,35 +16,19 @@ from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments import references, verifications
-from attachments.locks import (
-    LEGACY_LAYOUT,
-    LockLost,
-    require_lock,
-    run_lock,
-)
+from attachments.locks import LEGACY_LAYOUT, LockLost, require_lock, run_lock
 from attachments.maintenance.collect import Deletion, deletions, kept_versions, would_delete
 from attachments.maintenance.listing import Entry, survey, wrong_store
 from attachments.maintenance.report import SAMPLES, RunSummary
 from attachments.maintenance.retry import Retry, listed, query
-from attachments.maintenance.runner import (
-    CancelToken,
-    Output,
-    Run,
-    limited,
-    maintenance_run,
-)
+from attachments.maintenance.runner import CancelToken, Output, Run, limited, maintenance_run
 from attachments.maintenance.workers import Pace, Pool
 from attachments.models import LEGACY_PREFIX, Attachment, Verification
 from attachments.object_keys import KeyKind
 from cas.digest import CAS_PREFIX, Digest
 from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
-from cas.storage.base import (
-    Absent,
-    BlobStat,
-    BlobStore,
-    Corrupt,
-)
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +54,19 @@ BATCH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class CleanupOptions:
-    """`min_age` is how old an object must be; `max_delete` how many objects at most.
+    """`min_age` is how old an object must be, in seconds; `max_delete` how many objects at most.
 
-    `unnamed` includes what no row of an imported source ever named.
+    `delete_unnamed` includes what no row of an imported source ever named, `delete_versions` old
+    versions in a bucket that keeps them.
     """
 
     dry_run: bool = False
-    min_age: timedelta = timedelta()
+    min_age: float = 0
     max_delete: int | None = None
     verify_content: bool = False
-    unnamed: bool = False
+    delete_unnamed: bool = False
     workers: int = 4
-    versions: bool = False
+    delete_versions: bool = False
 
 
 @dataclass
@@ -214,11 +199,10 @@ def _delete(store: BlobStore, options: CleanupOptions, summary: CleanupSummary, 
             return would_delete(free)
         query(partial(require_lock, LEGACY_LAYOUT), run.cancel)
         keys = [stat.key for stat in free]
-        return (
-            store.remove_many(keys, versions=True) if options.versions else store.remove_many(keys)
-        )
+        versions = {"versions": True} if options.delete_versions else {}
+        return store.remove_many(keys, **versions)
 
-    summary.old_versions = kept_versions(store, run, deleted=options.versions)
+    summary.old_versions = kept_versions(store, run, deleted=options.delete_versions)
     run.progress.begin("would be deleted" if options.dry_run else "deleted")
     metrics = (DELETED_OBJECTS, DELETED_BYTES)
     for _ in deletions(plan, BATCH, delete, summary, run, metrics):
@@ -229,7 +213,7 @@ def _deletable(
     store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
 ) -> Iterator[BlobStat]:
     """The legacy objects that are old enough and not held. What is not known is listed instead."""
-    newest = timezone.now() - options.min_age
+    newest = timezone.now() - timedelta(seconds=options.min_age)
     recorded = query(references.sources_recorded, run.cancel)
     stats = _watched(outside_cas(store, run.cancel), run)
     while portion := list(islice(stats, BATCH)):
@@ -240,7 +224,9 @@ def _deletable(
             if stat.key in held:
                 _leave(stat, "held", "a row of an older installation names it", run)
                 summary.held += 1
-            elif why := _unknown_because(stat.key, named, unnamed=options.unnamed or not recorded):
+            elif why := _unknown_because(
+                stat.key, named, unnamed=options.delete_unnamed or not recorded
+            ):
                 _leave(stat, "unknown", why, run)
                 summary.unknown += 1
             elif stat.modified > newest:

@@ -21,33 +21,15 @@ from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments import references
-from attachments.locks import (
-    CONNECTION_ERRORS,
-    remove_expired_deletions,
-    require_lock,
-    run_lock,
-)
+from attachments.locks import CONNECTION_ERRORS, remove_expired_deletions, require_lock, run_lock
 from attachments.maintenance.listing import Entry, survey, wrong_store
 from attachments.maintenance.report import RunSummary
 from attachments.maintenance.retry import Retry, listed
-from attachments.maintenance.runner import (
-    Cancelled,
-    CancelToken,
-    Output,
-    Run,
-    maintenance_run,
-)
+from attachments.maintenance.runner import Cancelled, CancelToken, Output, Run, maintenance_run
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
-from cas.storage.base import (
-    BlobStat,
-    BlobStore,
-    Denied,
-    StoreError,
-    Unreachable,
-    Versioning,
-)
+from cas.storage.base import BlobStat, BlobStore, Denied, StoreError, Unreachable, Versioning
 from cas.storage.staging import remove_unused_staging
 
 logger = logging.getLogger(__name__)
@@ -78,12 +60,14 @@ grace period does not apply to these."""
 
 @dataclass(frozen=True, slots=True)
 class CollectOptions:
-    """`grace` is how old a blob must be; `max_percent` the largest share of all blobs, if given."""
+    """`grace` is how old a blob must be, in seconds; `max_delete_percent` the largest share of all
+    blobs, if given. `delete_versions` as in `CleanupOptions`.
+    """
 
-    grace: timedelta
-    max_percent: float | None = None
+    grace: float
+    max_delete_percent: float | None = None
     dry_run: bool = False
-    versions: bool = False
+    delete_versions: bool = False
 
 
 @dataclass(slots=True)
@@ -158,10 +142,10 @@ def collect(options: CollectOptions, output: Output) -> CollectSummary:
             Retry(run.cancel).call(partial(check_clocks, store))
             run.query(remove_expired_deletions)
         now = run.query(database_now)
-        older_than = now - options.grace
+        older_than = now - timedelta(seconds=options.grace)
         make_plan(summary.plan, store, older_than, now, run)
-        refuse_abnormal_share(summary.plan, options.max_percent)
-        summary.old_versions = kept_versions(store, run, deleted=options.versions)
+        refuse_abnormal_share(summary.plan, options.max_delete_percent)
+        summary.old_versions = kept_versions(store, run, deleted=options.delete_versions)
         _collect(store, older_than, options, summary, run)
         run.cancel.check()
         _remove_abandoned(store, min(older_than, now - SLOWEST_UPLOAD), summary, run)
@@ -250,7 +234,7 @@ def _collect(
         with references.collecting(store, digests) as lock:
             summary.in_use += len(digests - lock.removable)
             keys = [digest.key for digest in lock.removable]
-            yield from lock.remove_many(keys, versions=options.versions)
+            yield from lock.remove_many(keys, versions=options.delete_versions)
 
     phase = "would be deleted" if summary.dry_run else "deleted"
     run.progress.begin(phase, summary.plan.unreferenced)

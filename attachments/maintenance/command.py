@@ -7,8 +7,9 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from django.core.management.base import BaseCommand, CommandParser
 
@@ -16,6 +17,11 @@ from attachments.maintenance import runner
 from attachments.maintenance.report import RunSummary, human_bytes, without_passwords
 from attachments.maintenance.runner import UNAVAILABLE, Output, abort_for
 from cas.exit_status import ExitStatus, RunAborted
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Kind = TypeVar("Kind", bound="DataclassInstance")
 
 NEEDED: Final = {
     ExitStatus.REFUSED: "Put right what the reason says",
@@ -49,14 +55,15 @@ class MaintenanceCommand(BaseCommand):
 
     def next_line(self, summary: RunSummary, options: dict[str, Any]) -> str | None:
         """What to do next. What was refused is not repeated before something has changed."""
-        aborted = summary.aborted or RunAborted(summary.status, summary.reason)
-        if aborted.command:
+        aborted = summary.aborted
+        if aborted and aborted.command:
             return aborted.command
-        first = aborted.first or NEEDED.get(summary.status, "")
+        changed = aborted.changed if aborted else {}
+        first = (aborted.first if aborted else "") or NEEDED.get(summary.status, "")
         if first:
-            return f"{first}, then: {self.again(options, **aborted.changed)}"
+            return f"{first}, then: {self.again(options, **changed)}"
         if type(summary) is RunSummary:
-            return self.again(options, **aborted.changed)
+            return self.again(options, **changed)
         return self.next_command(summary, options)
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -192,6 +199,11 @@ def add_versions(parser: CommandParser) -> None:
         "--delete-versions", action="store_true",
         help="in a bucket that keeps old versions, delete those of what is deleted as well",
     )  # fmt: skip
+
+
+def options_as(kind: type[Kind], options: dict[str, Any]) -> Kind:
+    """What was given on the command line, as a dataclass whose fields have the options' names."""
+    return kind(**{each.name: options[each.name] for each in fields(kind)})
 
 
 def positive(text: str) -> int:

@@ -65,18 +65,7 @@ class MendSummary(RunSummary):
     mended: bool = False
 
     def counts(self) -> dict[str, Any]:
-        return {
-            "row": self.row,
-            "part": self.part,
-            "title": self.title,
-            "key": self.key,
-            "row_bytes": self.row_bytes,
-            "object_bytes": self.object_bytes,
-            "object_digest": self.object_digest,
-            "fault": self.fault,
-            "mend": str(self.mend or ""),
-            "mended": self.mended,
-        }
+        return {**super().counts(), "mend": str(self.mend or "")}
 
 
 def mend(options: MendOptions, output: Output) -> MendSummary:

@@ -123,17 +123,17 @@ class IdRange:
 
 @dataclass(frozen=True, slots=True)
 class MigrationOptions:
-    """What to migrate and how fast. `bandwidth` in bytes a second, `max_seconds` in seconds.
+    """What to migrate and how fast. `bandwidth` in bytes a second, `max_duration` in seconds.
 
     `limit` is the number of groups of rows with the same object that are begun.
     """
 
     workers: int = 4
-    ids: IdRange = field(default_factory=IdRange)
+    id_range: IdRange = field(default_factory=IdRange)
     limit: int | None = None
     max_failures: int | None = None
     bandwidth: int | None = None
-    max_seconds: float | None = None
+    max_duration: float | None = None
     dry_run: bool = False
 
 
@@ -282,16 +282,16 @@ def migrate(options: MigrationOptions, output: Output) -> MigrationSummary:
         maintenance_run(summary, output) as run,
         run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
     ):
-        run.cancel.expire_after(options.max_seconds)
+        run.cancel.expire_after(options.max_duration)
         check_before_migrating(attachment_store(), run.cancel, write=not options.dry_run)
         if not options.dry_run:
             run.query(_try_to_write)
-        run.query(partial(summary.plan, options.ids))
+        run.query(partial(summary.plan, options.id_range))
         with aborts_recorded(run.cancel):
             _transfer(options, summary, run)
         # A cancelled run waits for nothing any more.
         patience = 0 if run.cancel.requested else run.cancel.patience
-        query(partial(_count_left, summary, options.ids), CancelToken(patience))
+        query(partial(_count_left, summary, options.id_range), CancelToken(patience))
     return summary
 
 
@@ -308,11 +308,11 @@ def _try_to_write() -> None:
 
 def _transfer(options: MigrationOptions, summary: MigrationSummary, run: Run) -> None:
     pace = Pace(options.workers)
-    blocks = Blocks(options.ids, run.cancel)
+    blocks = Blocks(options.id_range, run.cancel)
     seen = SeenDigests() if options.dry_run else None
     transfer = Transfer(
         attachment_store(),
-        ids=options.ids,
+        ids=options.id_range,
         pace=pace,
         bandwidth=Bandwidth(options.bandwidth, run.cancel),
         cancel=run.cancel,

@@ -10,9 +10,8 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from urllib.parse import unquote
 
@@ -63,8 +62,14 @@ class RunSummary:
         return 0
 
     def counts(self) -> dict[str, Any]:
-        """What this command counts, in the order in which people read it."""
-        return {}
+        """What this command counts, in the order in which people read it.
+
+        Unless a subclass says otherwise, all the fields that it adds.
+        """
+        common = {each.name for each in fields(RunSummary)}
+        return {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in common
+        }
 
     def judge(self) -> None:
         """Set the status, and the reason, that what was counted asks for."""
@@ -144,12 +149,7 @@ class Progress:
                 handler.addFilter(self._may_interrupt)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._live:
             for handler in _terminal_handlers():
                 handler.removeFilter(self._may_interrupt)
@@ -309,12 +309,7 @@ class Report:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._file is not None:
             # Every line was flushed, or has ended the run; what is left then cannot be written.
             with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from django.db.models import Count, Max, Q, Sum
@@ -54,19 +54,10 @@ class MigrationStatus:
         return self.migrated_bytes / self.blob_bytes if self.blob_bytes else 1.0
 
     def figures(self) -> dict[str, Any]:
-        return {
-            "links": self.links,
-            "migrated": self.migrated,
-            "legacy": self.legacy,
-            "malformed": self.malformed,
-            "migrated_bytes": self.migrated_bytes,
-            "unmigrated_bytes": self.unmigrated_bytes,
-            "blobs": self.blobs,
-            "blob_bytes": self.blob_bytes,
-            "dedup_ratio": round(self.dedup_ratio, 3),
-            "holds": self.holds,
-            "runs": self.runs,
-        }
+        figures = asdict(self)
+        # Before the last two, as people read it.
+        last = {name: figures.pop(name) for name in ("holds", "runs")}
+        return {**figures, "dedup_ratio": round(self.dedup_ratio, 3), **last}
 
 
 @dataclass

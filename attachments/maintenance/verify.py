@@ -22,10 +22,7 @@ from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments import verifications
-from attachments.locks import (
-    LEGACY_LAYOUT,
-    run_lock,
-)
+from attachments.locks import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.listing import Reference, entry_at, survey, wrong_store
 from attachments.maintenance.repair import repair
 from attachments.maintenance.report import RunSummary
@@ -43,13 +40,22 @@ from attachments.models import LEGACY_PREFIX, Attachment, Verification
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
-from cas.storage.base import (
-    Absent,
-    BlobStat,
-    BlobStore,
-    Corrupt,
-    StoreError,
-)
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
+
+logger = logging.getLogger(__name__)
+
+VERIFIED = Metric("inventory_verified_blobs_total", "Blobs verified, by verdict.", ["verdict"])
+
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a blob that was not verified yet was verified: before all others."""
+
+BATCH: Final = 500
+
+MOST_DAMAGED: Final = 10_000
+"""Damaged blobs kept in memory for the repair; at that many the run ends, to be repeated."""
+
+REPAIRED_AFTER: Final = (None, ExitStatus.LIMIT_REACHED, ExitStatus.DAMAGE_FOUND)
+"""Ends of the search after which what it has found is still repaired."""
 
 SHOWN: Final = 20
 """Damaged blobs that the summary names; the report has them all."""
@@ -154,34 +160,19 @@ def _named(found: Verified) -> str:
     return f"{found.digest.key}: {found.verdict.replace('_', ' ')} {found.detail}".rstrip()
 
 
-logger = logging.getLogger(__name__)
-
-VERIFIED = Metric("inventory_verified_blobs_total", "Blobs verified, by verdict.", ["verdict"])
-
-NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""When a blob that was not verified yet was verified: before all others."""
-
-BATCH: Final = 500
-
-MOST_DAMAGED: Final = 10_000
-"""Damaged blobs kept in memory for the repair; at that many the run ends, to be repeated."""
-
-REPAIRED_AFTER: Final = (None, ExitStatus.LIMIT_REACHED, ExitStatus.DAMAGE_FOUND)
-"""Ends of the search after which what it has found is still repaired."""
-
-
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """`older_than` leaves out blobs verified more recently; `bandwidth` in bytes a second.
+    """`older_than` leaves out blobs verified more recently. Times in seconds, `bandwidth` in bytes
+    a second.
 
-    `max_seconds` is for the hashing; the survey before it is always made in full. `read_all`
+    `max_duration` is for the hashing; the listing before it is always made in full. `read_all`
     hashes even where the store keeps a full-object SHA-256 of its own.
     """
 
     workers: int = 4
     bandwidth: int | None = None
-    max_seconds: float | None = None
-    older_than: timedelta = timedelta()
+    max_duration: float | None = None
+    older_than: float = 0
     read_all: bool = False
     repair: bool = False
 
@@ -190,7 +181,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
     """Verify, and with `repair` restore what can be. Raises RunAborted without a report."""
     store = attachment_store()
     summary = VerifySummary()
-    due_before = timezone.now() - options.older_than
+    due_before = timezone.now() - timedelta(seconds=options.older_than)
     with (
         maintenance_run(summary, output) as run,
         run_lock("verify", taken_again=True, retry=run.query),
@@ -201,7 +192,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
             due = Verification.objects.filter(verified_at__lte=due_before)
             # What is missing cannot be hashed, and so it is not due.
             summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
-            run.cancel.expire_after(options.max_seconds)
+            run.cancel.expire_after(options.max_duration)
             _hash(store, options, due_before, summary, run)
         if options.repair and summary.damaged and run.cancel.status in REPAIRED_AFTER:
             _repair(store, summary, run)

@@ -12,6 +12,7 @@ from attachments.maintenance.command import (
     add_asking,
     add_output,
     duration,
+    options_as,
     positive,
     size,
 )
@@ -62,18 +63,7 @@ class Command(MaintenanceCommand):
         if self.must_ask(options):
             rows = query(unmigrated(options["id_range"]).count, CancelToken(options["patience"]))
             self.confirm(f"{rows} rows will be moved to content-addressed keys.")
-        return migrate(
-            MigrationOptions(
-                workers=options["workers"],
-                ids=options["id_range"],
-                limit=options["limit"],
-                max_failures=options["max_failures"],
-                bandwidth=options["bandwidth"],
-                max_seconds=options["max_duration"],
-                dry_run=options["dry_run"],
-            ),
-            output,
-        )
+        return migrate(options_as(MigrationOptions, options), output)
 
     def next_command(self, summary: MigrationSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DONE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final
 
 from django.core.management.base import CommandParser
@@ -11,6 +10,7 @@ from attachments.maintenance.command import (
     MaintenanceCommand,
     add_output,
     duration,
+    options_as,
     positive,
     size,
 )
@@ -53,17 +53,7 @@ class Command(MaintenanceCommand):
     def run_maintenance(self, options: dict[str, Any], output: Output) -> VerifySummary:
         if options["repair"] and self.must_ask(options):
             self.confirm("Corrupt blobs will be moved aside and restored where a copy exists.")
-        return verify(
-            VerifyOptions(
-                workers=options["workers"],
-                bandwidth=options["bandwidth"],
-                max_seconds=options["max_duration"],
-                older_than=timedelta(seconds=options["older_than"]),
-                read_all=options["read_all"],
-                repair=options["repair"],
-            ),
-            output,
-        )
+        return verify(options_as(VerifyOptions, options), output)
 
     def next_command(self, summary: VerifySummary, options: dict[str, Any]) -> str | None:
         if summary.damaged:
