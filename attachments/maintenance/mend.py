@@ -169,8 +169,8 @@ def _point_at(
     if summary.dry_run:
         return
     if is_cas_key(target):
-        found = references.stored_content_type(store, digest, stat.size)
-        moved = references.repoint(row.pk, summary.key, digest, stat.size, SharedLock(), found)
+        head = references.head_of(store, digest, stat.size)
+        moved = references.repoint(row.pk, summary.key, digest, stat.size, SharedLock(), head)
     else:
         moved = references.point_at_legacy(row.pk, summary.key, target, stat.size)
     _done(moved, summary)

@@ -623,7 +623,7 @@ class Transfer:
         tries = Retry(self._cancel, self._store, self._pace)
         try:
             blob = tries.call(partial(self._ingest, group, lock))
-            content_type = tries.call(partial(self._content_type, blob))
+            head = tries.call(partial(self._head, blob))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -633,7 +633,7 @@ class Transfer:
         stored = blob.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._cancel):
             try:
-                moved = tries.call(partial(self._repoint, row, group, blob, content_type, lock))
+                moved = tries.call(partial(self._repoint, row, group, blob, head, lock))
                 outcome = self._outcome(row, moved=moved, stored=stored)
             except ENDS_RUN:
                 raise
@@ -676,13 +676,16 @@ class Transfer:
             return Outcome.STORED
         return Outcome.PRESENT if right else Outcome.HEALED
 
-    def _content_type(self, blob: Ingested) -> str | None:
+    def _head(self, blob: Ingested) -> bytes | None:
+        """What the stored bytes begin with, which tells their type; None if nothing is stored."""
         if self._seen is not None:
             return None
-        return references.stored_content_type(self._store, blob.digest, blob.size)
+        if blob.head is not None:
+            return blob.head
+        return references.head_of(self._store, blob.digest, blob.size)
 
     def _repoint(
-        self, row: int, group: Group, blob: Ingested, content_type: str | None, lock: SharedLock
+        self, row: int, group: Group, blob: Ingested, head: bytes | None, lock: SharedLock
     ) -> bool:
         """Move the row. False if it no longer points at the old key.
 
@@ -690,9 +693,7 @@ class Transfer:
         """
         if self._seen is not None:
             return query(Attachment.objects.filter(pk=row, s3_key=group.key).exists, self._cancel)
-        repoint = partial(
-            references.repoint, row, group.key, blob.digest, blob.size, lock, content_type
-        )
+        repoint = partial(references.repoint, row, group.key, blob.digest, blob.size, lock, head)
         try:
             return query(repoint, self._cancel)
         except (Absent, Corrupt):

@@ -308,7 +308,7 @@ class TestTransitional:
         digest = Digest.of(picture())
         store.create(staged(picture(), tmp_path / "staged"))
         assert references.repoint(
-            row.pk, row.s3_key, digest, len(picture()), locks.SharedLock(), "image/png"
+            row.pk, row.s3_key, digest, len(picture()), locks.SharedLock(), picture()
         )
         now = client.get(f"{url}/{row.pk}").json()
         for field in ("view_url", "download_url", "thumbnail_url"):
@@ -331,7 +331,7 @@ class TestTransitional:
                 Digest.of(picture()),
                 len(picture()),
                 locks.SharedLock(),
-                "image/png",
+                picture(),
             )
             store.remove(row.s3_key)
             return deliver_blob(*args, **kwargs)

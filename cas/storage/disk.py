@@ -147,7 +147,7 @@ class DiskBlobStorage(FileSystemStorage):
                     outcome = self._put(temporary, hasher.digest, hasher.size, proofs, sound)
             finally:
                 temporary.unlink(missing_ok=True)
-        return Ingested(hasher.digest, hasher.size, blob, outcome)
+        return Ingested(hasher.digest, hasher.size, blob, outcome, hasher.head)
 
     def remove(self, key: str) -> None:
         with contextlib.suppress(Absent):

@@ -104,7 +104,7 @@ def ingest(
     if blob is not None:
         refuse_other_size(blob, expected_size)
     if blob is not None and blob.sha256 and _can_copy(bucket, blob.size):
-        digest, md5 = blob.sha256, blob.md5
+        digest, md5, head = blob.sha256, blob.md5, None
     else:
         with bucket.get(source) as stream:
             blob = stream.blob
@@ -112,17 +112,18 @@ def ingest(
             if not _can_copy(bucket, blob.size):
                 return _carry(bucket, stream, staging, on_bytes, on_digest, proofs, examine)
             if blob.sha256:
-                digest, md5 = blob.sha256, blob.md5
+                digest, md5, head = blob.sha256, blob.md5, None
             else:
                 # SHA-256 alone if the store will tell the copy's; otherwise MD5 is what its ETag
                 # can be compared with.
                 with_md5 = not bucket.guards.honours("copy_checksum")
                 hasher = read_whole(stream, on_bytes, with_md5=with_md5)
                 digest, md5 = hasher.digest, hasher.md5 if with_md5 else blob.md5
+                head = hasher.head
     if on_digest:
         on_digest(digest)
     target = Target(digest, blob.size, md5, None, proofs, examine)
-    return Ingested(digest, blob.size, blob, _copied(bucket, blob, target))
+    return Ingested(digest, blob.size, blob, _copied(bucket, blob, target), head)
 
 
 def _copied(bucket: Bucket, source: BlobStat, target: Target) -> Outcome:
@@ -184,7 +185,7 @@ def _carry(
     finally:
         with file_errors(stream.blob.key):
             path.unlink(missing_ok=True)
-    return Ingested(staged.digest, staged.size, stream.blob, outcome)
+    return Ingested(staged.digest, staged.size, stream.blob, outcome, hasher.head)
 
 
 def _looks() -> Iterator[int]:
