@@ -188,7 +188,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
         _old_objects_kept(run) if options.repair else nullcontext(),
     ):
         with aborts_recorded(run.cancel):
-            _survey(store, summary, run)
+            _survey(store, summary, run, repair=options.repair)
             due = Verification.objects.filter(verified_at__lte=due_before)
             # What is missing cannot be hashed, and so it is not due.
             summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
@@ -236,7 +236,7 @@ def _hash(
             _record_intact(intact, CancelToken(0) if run.cancel.requested else run.cancel)
 
 
-def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
+def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, repair: bool) -> None:
     """Record what the listing shows, and enrol every blob to be hashed."""
     enrolled: list[Verification] = []
     present = 0
@@ -272,7 +272,9 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
-    if missing and not present:
+    # Who asks for a repair of a store that has old objects has said which one it is.
+    named = repair and next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None
+    if missing and not present and not named:
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
@@ -58,10 +58,13 @@ from cas.storage.disk_files import (
 )
 from cas.storage.disk_listing import keys_below
 from cas.storage.preflight import Preflight
-from cas.storage.quarantine import examine, healed
+from cas.storage.quarantine import Examined, examine, healed
 
 STAGING: Final = ".staging"
 """Of files on their way in; its name is no key."""
+
+LOOKS: Final = 5
+"""Times to look again when others heal the same blob at the same moment."""
 
 
 class DiskBlobStorage(FileSystemStorage):
@@ -173,21 +176,30 @@ class DiskBlobStorage(FileSystemStorage):
     def put_legacy(self, key: str, source: Path) -> None:
         if key.startswith(CAS_PREFIX):
             raise StoreError("only bytes of known digest are written below cas/", key=key)
+        with translated(key), source.open("rb") as stream:
+            self._put_legacy(key, stream)
+
+    def copy(self, source: str, target: str, *, etag: str = "") -> None:
+        if target.startswith(CAS_PREFIX):
+            raise StoreError("only bytes of known digest are written below cas/", key=target)
+        path = self._path(source)
+        with translated(source), OpenBlob(path, source) as stream:
+            if etag and stream.blob.etag != etag:
+                raise Changed("another version is there by now", key=source)
+            self._put_legacy(target, stream)
+
+    def _put_legacy(self, key: str, stream: BinaryIO) -> None:
         target = self._path(key)
         temporary = self._own_name()
         with translated(key):
             make_directories(target.parent, self.directory_permissions_mode)
             try:
-                with source.open("rb") as stream:
-                    copy_hashed(stream, temporary)
+                copy_hashed(stream, temporary)
                 self._seal(temporary)
                 temporary.replace(target)
                 fsync_directory(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
-
-    def copy(self, source: str, target: str) -> None:
-        self.put_legacy(target, self._path(source))
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         return remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
@@ -239,7 +251,7 @@ class DiskBlobStorage(FileSystemStorage):
         try:
             blob = self.stat(digest.key)
             if blob.size != size or not proofs.hold(blob):
-                examined = examine(self, digest)
+                examined = self._examine(digest)
                 if examined.aside:
                     return False
                 proofs.record(examined.blob)
@@ -248,6 +260,13 @@ class DiskBlobStorage(FileSystemStorage):
         # Whoever linked it may not have come to make its name durable yet.
         fsync_directory(self._path(digest.key).parent)
         return True
+
+    def _examine(self, digest: Digest) -> Examined:
+        """Read the blob, again where another writer healed it meanwhile."""
+        for _ in range(LOOKS - 1):
+            with contextlib.suppress(Changed):
+                return examine(self, digest)
+        return examine(self, digest)
 
     def _seal(self, path: Path) -> None:
         """Make the file's bytes durable, which must come before its name is."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cas.digest import CHUNK
-from cas.storage.base import BlobStat
+from cas.storage.base import Absent, BlobStat, Denied, StoreError, Unreachable
 from cas.storage.disk_files import translated as file_errors
 from cas.storage.s3.bucket import Bucket
 from cas.storage.s3.errors import translated
+
+log = logging.getLogger(__name__)
 
 _MIB: Final = 1024 * 1024
 _USUAL_LENGTHS: Final = tuple(n * _MIB for n in (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256))
@@ -59,7 +62,14 @@ def _claimed_sha256(bucket: Bucket, there: BlobStat) -> str:
 
 def _lengths(bucket: Bucket, there: BlobStat, count: int) -> Iterator[int]:
     """Possible lengths of all parts but the last: what the store says, else what is usual."""
-    answer = _head(bucket, there, PartNumber=1)
+    try:
+        answer = _head(bucket, there, PartNumber=1)
+    except (Absent, Denied, Unreachable):
+        raise
+    except StoreError as error:
+        # To be refused is to be told nothing.
+        log.info("the parts of %s are not told: %s", there.key, error)
+        answer = {"ContentLength": there.size}
     first = int(answer["ContentLength"])
     if answer.get("PartsCount") == count or first < there.size or count == 1:
         yield first

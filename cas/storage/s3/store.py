@@ -28,6 +28,7 @@ from cas.storage.base import (
     BlobStat,
     BlobStream,
     ByteRange,
+    Changed,
     Denied,
     Ingested,
     OnBytes,
@@ -225,12 +226,15 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         with file_errors(key), source.open("rb") as body, translated(key):
             self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, **self._extra())
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, etag: str = "") -> None:
         if target.startswith(CAS_PREFIX):
             raise StoreError("only bytes of known digest are written below cas/", key=target)
         bucket = self._bucket_as_known()
+        blob = bucket.head(source)
+        if etag and blob.etag != etag:
+            raise Changed("another version is there by now", key=source)
         with translated(source):
-            transfer.copy(bucket, bucket.head(source), target, replaced=bucket.find(target))
+            transfer.copy(bucket, blob, target, replaced=bucket.find(target))
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
