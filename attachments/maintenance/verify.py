@@ -272,9 +272,9 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, repair: bool)
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
-    # Who asks for a repair of a store that has old objects has said which one it is.
-    named = repair and next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None
-    if missing and not present and not named:
+    # A repair is also for a store that has lost all blobs and still has the old objects.
+    expected = repair and next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None
+    if missing and not present and not expected:
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()
