@@ -246,13 +246,13 @@ def test_unknown_keys_are_listed_and_left_alone(
 
 
 @on_disk
-def test_orphans_of_the_known_pattern_go_too(
+def test_unreferenced_objects_of_the_known_pattern_go_too(
     store: BlobStore, part: Part, migrated: list[str]
 ) -> None:
-    orphan = legacy_key(part, "jpg")
-    put(store, orphan, b"orphan")
+    unreferenced = legacy_key(part, "jpg")
+    put(store, unreferenced, b"unreferenced")
     assert run(*CLEANUP)[0] == 0
-    assert orphan not in keys_of(store)
+    assert unreferenced not in keys_of(store)
 
 
 @on_disk

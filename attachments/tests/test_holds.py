@@ -117,7 +117,7 @@ def test_nothing_goes_that_the_source_still_names(
 ) -> None:
     """Import, migrate, verify, cleanup and a collection with no grace."""
     before = keys_of(store)
-    garbage = put_blob(store, b"garbage", tmp_path)
+    unreferenced = put_blob(store, b"unreferenced", tmp_path)
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     status, output = run("verify_cas", "--json")
     verified = summary_of(output)
@@ -133,7 +133,7 @@ def test_nothing_goes_that_the_source_still_names(
     assert status == 0, output
     assert (collected["collected"], collected["held"]) == (1, 1)
     assert before <= keys_of(store)
-    assert garbage not in keys_of(store)
+    assert unreferenced not in keys_of(store)
     assert_whole(store)
 
 

@@ -248,8 +248,8 @@ def test_a_blob_collected_before_its_row_moved_is_stored_again(
         if len(calls) == 1:
             # A collection can only come between where the connection that held the digest went.
             connection.close()
-            with references.collecting(store, [Digest.of(b"one")]) as exclusion:
-                list(exclusion.remove_many([Digest.of(b"one").key]))
+            with references.collecting(store, [Digest.of(b"one")]) as lock:
+                list(lock.remove_many([Digest.of(b"one").key]))
         return real(*arguments)
 
     monkeypatch.setattr(references, "repoint", overtaken)
@@ -268,9 +268,9 @@ def test_no_collection_comes_between_a_blob_and_its_row(
     real = references.repoint
 
     def collect() -> None:
-        with references.collecting(store, [Digest.of(b"one")]) as exclusion:
-            offered.append(set(exclusion.removable))
-            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
+        with references.collecting(store, [Digest.of(b"one")]) as lock:
+            offered.append(set(lock.removable))
+            list(lock.remove_many([digest.key for digest in lock.removable]))
         connection.close()
 
     def meanwhile(*arguments: Any) -> bool:
@@ -285,8 +285,8 @@ def test_no_collection_comes_between_a_blob_and_its_row(
     assert_whole(store)
     # It is let go of when the row has moved: another session can have it.
     Attachment.objects.all().delete()
-    with references.collecting(store, [Digest.of(b"one")]) as exclusion:
-        assert exclusion.removable
+    with references.collecting(store, [Digest.of(b"one")]) as lock:
+        assert lock.removable
 
 
 @on_disk

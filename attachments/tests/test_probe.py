@@ -50,7 +50,7 @@ def test_where_it_may_not_be_deleted_one_is_left_for_ever(
     assert TEST_OBJECT in blobs(undeletable)
 
 
-def test_what_is_left_is_no_garbage(
+def test_what_is_left_is_not_collected(
     store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_legacy(store, part, b"one")

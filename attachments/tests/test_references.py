@@ -133,9 +133,9 @@ def test_a_digest_is_held_inside_a_transaction_only():
 def test_what_is_referenced_is_not_offered_for_collection(store, tmp_path):
     part = Part.objects.create(description="Fuse")
     stored_row(part, PDF, tmp_path / "staged")
-    stray = Digest.of(b"stray")
-    with references.collecting(store, [DIGEST, stray]) as exclusion:
-        assert exclusion.removable == {stray}
+    other = Digest.of(b"other")
+    with references.collecting(store, [DIGEST, other]) as lock:
+        assert lock.removable == {other}
 
 
 def in_thread(pool, function, *args):
@@ -154,7 +154,7 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
 ):
     """Without the lock the upload finds the blob there, and the collector then deletes it."""
     part = Part.objects.create(description="Fuse")
-    store.create(staged(PDF, tmp_path / "garbage"))
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     looked, deleted = Event(), Event()
 
     class Slow:
@@ -165,8 +165,8 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
             return outcome
 
     def collect():
-        with references.collecting(store, [DIGEST]) as exclusion:
-            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
+        with references.collecting(store, [DIGEST]) as lock:
+            list(lock.remove_many([digest.key for digest in lock.removable]))
         deleted.set()
 
     monkeypatch.setattr(references, "attachment_store", Slow)
@@ -182,14 +182,14 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
 @pytest.mark.django_db(transaction=True)
 def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, tmp_path):
     part = Part.objects.create(description="Fuse")
-    store.create(staged(PDF, tmp_path / "garbage"))
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     with ThreadPoolExecutor(1) as pool:
-        with references.collecting(store, [DIGEST]) as exclusion:
-            assert exclusion.removable == {DIGEST}
+        with references.collecting(store, [DIGEST]) as lock:
+            assert lock.removable == {DIGEST}
             uploading = in_thread(pool, references.attach, part, upload, "")
             with pytest.raises(TimeoutError):
                 uploading.result(timeout=0.3)
-            assert list(exclusion.remove_many([DIGEST.key])) == [(DIGEST.key, None)]
+            assert list(lock.remove_many([DIGEST.key])) == [(DIGEST.key, None)]
         row = uploading.result()
     assert store.stat(row.s3_key).size == len(PDF)
 
@@ -216,8 +216,8 @@ def test_a_digest_in_use_is_skipped_and_not_waited_for(disk_store):
         lock_shared([DIGEST])
 
         def collect():
-            with references.collecting(disk_store, [DIGEST, free]) as exclusion:
-                return exclusion.removable
+            with references.collecting(disk_store, [DIGEST, free]) as lock:
+                return lock.removable
 
         assert in_thread(pool, collect).result(timeout=5) == {free}
 
@@ -295,7 +295,7 @@ def test_a_reference_cannot_be_released():
 
 
 @pytest.mark.django_db
-def test_what_a_hold_names_is_not_garbage_until_it_is_released():
+def test_what_a_hold_names_is_referenced_until_it_is_released():
     row = SourceRow.objects.create(
         source="old", source_table="part_attachments", source_id="1", object_key=DIGEST.key
     )

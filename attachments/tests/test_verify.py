@@ -76,8 +76,8 @@ def test_every_kind_of_damage_is_found_and_nothing_touched(
     damage(store, corrupt.key, b"ONE!")
     store.remove(lost.key)
     Attachment.objects.filter(s3_key=sized.key).update(file_size=99)
-    orphan = staged(b"orphan", tmp_path / "orphan")
-    store.create(orphan)
+    unreferenced = staged(b"unreferenced", tmp_path / "unreferenced")
+    store.create(unreferenced)
     damage(store, "cas/README", b"stray")
     before = everything(store)
     report = tmp_path / "report.jsonl"
@@ -98,7 +98,7 @@ def test_every_kind_of_damage_is_found_and_nothing_touched(
         (corrupt.key, "corrupt"),
         (lost.key, "missing"),
         (sized.key, "wrong_size"),
-        (orphan.digest.key, "unreferenced"),
+        (unreferenced.digest.key, "unreferenced"),
         ("cas/README", "not_a_blobs_key"),
     }
     assert everything(store) == before
