@@ -103,7 +103,7 @@ def lock_shared(digests: Collection[Digest]) -> None:
 class SharedLock:
     """A digest's lock, shared, held by this thread's connection rather than by a transaction.
 
-    Taken before its blob is looked at or stored, it prevents a deletion until rows point at the
+    Taken before its blob is examined or stored, it prevents a deletion until rows point at the
     blob, with no transaction open meanwhile. It is lost with the connection, and SQLite has
     none: `is_held` tells.
     """

@@ -46,7 +46,7 @@ TEST_OBJECT: Final = Digest.of(TEST_BYTES)
 """Of an object of our own that no row references, and that is nevertheless never collected."""
 
 IMPORT_LOOKS: Final = 16
-"""Objects that are looked at at a time while imported rows are attached under the locks."""
+"""Requests at a time for the sizes of objects, while imported rows are attached under the locks."""
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -161,7 +161,7 @@ def repoint(
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    `head` is what the blob begins with, which tells its type; None if nobody looked. When the row
+    `head` is what the blob begins with, which tells its type; None if it was not read. When the row
     was last updated by a person stays as it is. A cover without a picture is none any more.
     If `lock` is held, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises

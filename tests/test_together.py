@@ -38,7 +38,7 @@ CONTENTS = 12
 
 UPLOADERS = 3
 KEPT = 8
-"""Attachments that are there at a time: fewer than contents, so that some are always unreferenced."""
+"""Attachments that are there at a time: fewer than contents, so some are always unreferenced."""
 
 
 def request(url: str, data: bytes | None = None, **headers: str) -> tuple[int, Any]:

@@ -159,7 +159,7 @@ class _Source(NamedTuple):
 def _sources() -> Iterator[_Source]:
     for column in key_columns():
         names = {field.name for field in column.model._meta.get_fields()}
-        # A hold vouches for nothing, so it cannot be wrong about a size either.
+        # A hold does not require its object, nor a size of it.
         sized = SIZE_COLUMN in names and column.field.kind is KeyKind.REFERENCE
         yield _Source(column, SIZE_COLUMN if sized else Value(None, BigIntegerField()))
 
@@ -248,7 +248,7 @@ def _ascending(stats: Iterator[BlobStat]) -> Iterator[BlobStat]:
 def wrong_store(store: BlobStore, count: int, key: str) -> RunAborted:
     """The end of a run that finds nothing of what rows reference: `count` objects, `key` is one.
 
-    A store that was lost looks the same, but another one's name is far more often the reason.
+    A lost store has the same effect, but a wrong name in the settings is far more often the reason.
     """
     name = getattr(store, "identity", "the store")
     return RunAborted(

@@ -69,7 +69,7 @@ class MendSummary(RunSummary):
 
 
 def mend(options: MendOptions, output: Output) -> MendSummary:
-    """Look at the row and, if asked and not a dry run, mend it by one compare-and-set.
+    """Examine the row and, if a cure is chosen and it is not a dry run, apply it by compare-and-set.
 
     A row that has come to be another meanwhile is left as it is.
     """

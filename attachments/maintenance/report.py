@@ -72,7 +72,7 @@ class RunSummary:
         }
 
     def judge(self) -> None:
-        """Set the status, and the reason, that what was counted asks for."""
+        """Set the status, and the reason, that follow from the counts."""
         if self.status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED) and self.failures:
             self.status = ExitStatus.ITEMS_FAILED
 
@@ -112,7 +112,7 @@ CLEAR_LINE: Final = "\r\x1b[K"
 
 
 class Progress:
-    """One live line on a terminal; otherwise one log line a minute, or JSON lines if asked for.
+    """One live line on a terminal; otherwise one log line a minute, or JSON lines with --json.
 
     A run is a sequence of phases, each with its own count of items and bytes. Rates are those of
     the last two minutes. An outage that `cancel` knows of is shown as soon as it is one. While
@@ -331,7 +331,7 @@ _KEYWORD: Final = re.compile(
 def without_passwords(text: str) -> str:
     """The text without any password of a database URL or of libpq's keywords (`password=…`).
 
-    A URL that had one can still be used: the password is then taken from where libpq looks.
+    A URL that had one can still be used: libpq then takes the password from its own files or PGPASSWORD.
     """
     text = _IN_HOST.sub(r"\1", _IN_URL.sub(r"\1@", text))
     return _KEYWORD.sub("", _QUERY.sub(_without_secrets, text))

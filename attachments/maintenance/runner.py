@@ -79,8 +79,8 @@ class CancelToken:
     @property
     def outage(self) -> Outage | None:
         """The outage that will end the run first, of those that have lasted long enough."""
-        begun = time.monotonic() - SHOWN_AFTER_SECONDS
-        lasting = [outage for outage in list(self.outages.values()) if outage.since <= begun]
+        latest = time.monotonic() - SHOWN_AFTER_SECONDS
+        lasting = [outage for outage in list(self.outages.values()) if outage.since <= latest]
         return min(lasting, key=lambda outage: outage.until, default=None)
 
     def request(self, status: ExitStatus, reason: str) -> None:

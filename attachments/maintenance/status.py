@@ -132,7 +132,7 @@ def _holds() -> dict[str, int]:
 
 
 def check_status(output: Output, *, objects: bool) -> StatusSummary:
-    """Count the rows and, if asked, compare every reference with what the store lists.
+    """Count the rows and, with `objects`, compare every reference with what the store lists.
 
     Raises RunAborted if there can be no report.
     """

@@ -90,7 +90,7 @@ class Verified:
 class VerifySummary(RunSummary):
     """Each planned blob has one verdict, or remains. `damaged` is what is left after any repair.
 
-    `to_mend` is a row that shows one of those, if any does, and `onward` the command that is the
+    `to_mend` is a row that shows one of those, if any does, and `next_step` the command that is the
     next step of the whole move once all is sound.
     """
 
@@ -105,7 +105,7 @@ class VerifySummary(RunSummary):
     restored: int = 0
     damaged: dict[Digest, Verified] = field(default_factory=dict)
     to_mend: int | None = None
-    onward: str = ""
+    next_step: str = ""
 
     @property
     def items(self) -> int:
@@ -116,7 +116,7 @@ class VerifySummary(RunSummary):
         return max(0, self.planned - self.verdicts.total())
 
     def note(self, verified: Verified) -> None:
-        """Count a verdict, in place of what the survey said about the same blob."""
+        """Count a verdict, in place of the one from the listing about the same blob."""
         surveyed = self.damaged.get(verified.digest)
         if surveyed is not None:
             if verified.verdict is Verdict.INTACT:
@@ -200,9 +200,9 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
             rows = Attachment.objects.referencing(islice(summary.damaged, BATCH)).order_by("pk")
             summary.to_mend = run.query(rows.values_list("pk", flat=True).first)
         elif run.query(Attachment.objects.unmigrated().exists):
-            summary.onward = "manage.py migrate_to_cas --dry-run"
+            summary.next_step = "manage.py migrate_to_cas --dry-run"
         elif next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None:
-            summary.onward = "manage.py cleanup_legacy_blobs --dry-run"
+            summary.next_step = "manage.py cleanup_legacy_blobs --dry-run"
     return summary
 
 
@@ -319,7 +319,7 @@ class _Hasher:
         try:
             yield tries.call(partial(self._once, digest))
         except Absent:
-            # Missing if a row still says otherwise, else deleted since the survey.
+            # Missing if a row still references it, else deleted since it was listed.
             entry = entry_at(self._store, digest.key, self._cancel)
             gone = entry is None or not entry.missing
             yield Verified(digest, Verdict.GONE if gone else Verdict.MISSING)

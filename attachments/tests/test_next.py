@@ -115,8 +115,8 @@ ENDS: list[tuple[str, str, RunSummary, str | None]] = [
     # Rows that others added meanwhile.
     ("migrate_to_cas", "", MigrationSummary(status=S.ITEMS_FAILED), MIGRATE),
     ("verify_cas", "", VerifySummary(), None),
-    ("verify_cas", "", VerifySummary(onward=f"{CLEANUP} --dry-run"), f"{CLEANUP} --dry-run"),
-    ("verify_cas", "", VerifySummary(onward=f"{MIGRATE} --dry-run"), f"{MIGRATE} --dry-run"),
+    ("verify_cas", "", VerifySummary(next_step=f"{CLEANUP} --dry-run"), f"{CLEANUP} --dry-run"),
+    ("verify_cas", "", VerifySummary(next_step=f"{MIGRATE} --dry-run"), f"{MIGRATE} --dry-run"),
     ("verify_cas", "", damaged(to_mend=5), f"{VERIFY} --repair"),
     ("verify_cas", "--repair", damaged(to_mend=5), "manage.py mend_row 5"),
     ("verify_cas", "--repair", damaged(), f"{COLLECT} --dry-run"),

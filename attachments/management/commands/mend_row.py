@@ -22,7 +22,7 @@ QUESTIONS = {
 
 class Command(MaintenanceCommand):
     help = (
-        "Shows an attachment's row beside its object, and mends it if told how. Without one of "
+        "Shows an attachment's row beside its object, and mends it as chosen. Without one of "
         "--accept-size, --point-at, --replace-with and --delete-row nothing is changed."
     )
 

@@ -75,5 +75,5 @@ class Command(MaintenanceCommand):
         if summary.dry_run:
             # It begins anew each time: with its limits it would not see more than this time.
             return self.again(options, limit=None, max_duration=None)
-        # A limit is for a first look; the rest is to follow.
+        # A limit is for a first trial; the rest is to follow.
         return self.again(options, limit=None)

@@ -64,6 +64,6 @@ class Command(MaintenanceCommand):
             # No row shows what is damaged, and it was moved aside if it could be.
             return "manage.py collect_garbage --dry-run"
         if summary.status is ExitStatus.DONE:
-            return summary.onward or None
-        # What this run has verified comes last, but unless told so the next one does it as well.
+            return summary.next_step or None
+        # Without --older-than the next run would also repeat what this one has verified.
         return self.again(options, older_than=options["older_than"] or A_DAY)
