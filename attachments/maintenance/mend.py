@@ -69,7 +69,7 @@ class MendSummary(RunSummary):
 
 
 def mend(options: MendOptions, output: Output) -> MendSummary:
-    """Examine the row and, if a cure is chosen and it is not a dry run, apply it by compare-and-set.
+    """Examine the row and, unless it is a dry run, apply the chosen cure by compare-and-set.
 
     A row that has come to be another meanwhile is left as it is.
     """

@@ -331,7 +331,7 @@ _KEYWORD: Final = re.compile(
 def without_passwords(text: str) -> str:
     """The text without any password of a database URL or of libpq's keywords (`password=…`).
 
-    A URL that had one can still be used: libpq then takes the password from its own files or PGPASSWORD.
+    A URL that had one can still be used: libpq then takes the password from PGPASSWORD or a file.
     """
     text = _IN_HOST.sub(r"\1", _IN_URL.sub(r"\1@", text))
     return _KEYWORD.sub("", _QUERY.sub(_without_secrets, text))
