@@ -194,6 +194,16 @@ def add_output(parser: CommandParser) -> None:
     )  # fmt: skip
 
 
+def add_pace(parser: CommandParser, at_a_time: str) -> None:
+    parser.add_argument("--workers", type=positive, default=4, help=f"{at_a_time} at a time")
+    parser.add_argument(
+        "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
+    )
+    parser.add_argument(
+        "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
+    )
+
+
 def add_versions(parser: CommandParser) -> None:
     parser.add_argument(
         "--delete-versions", action="store_true",

@@ -11,10 +11,9 @@ from attachments.maintenance.command import (
     MaintenanceCommand,
     add_asking,
     add_output,
-    duration,
+    add_pace,
     options_as,
     positive,
-    size,
 )
 from attachments.maintenance.migrate import (
     IdRange,
@@ -45,19 +44,13 @@ class Command(MaintenanceCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add_asking(parser)
         add_output(parser)
-        parser.add_argument("--workers", type=positive, default=4, help="transfers at a time")
+        add_pace(parser, "transfers")
         parser.add_argument(
             "--id-range", type=id_range, default=IdRange(), metavar="FIRST-LAST",
             help="only rows with these ids; either end may be left out",
         )  # fmt: skip
         parser.add_argument("--limit", type=positive, help="transfer at most so many objects")
         parser.add_argument("--max-failures", type=positive, help="stop when so many rows failed")
-        parser.add_argument(
-            "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
-        )
-        parser.add_argument(
-            "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
-        )
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> MigrationSummary:
         if self.must_ask(options):

@@ -9,10 +9,9 @@ from django.core.management.base import CommandParser
 from attachments.maintenance.command import (
     MaintenanceCommand,
     add_output,
+    add_pace,
     duration,
     options_as,
-    positive,
-    size,
 )
 from attachments.maintenance.runner import Output
 from attachments.maintenance.verify import VerifyOptions, VerifySummary, verify
@@ -29,13 +28,7 @@ class Command(MaintenanceCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_output(parser)
-        parser.add_argument("--workers", type=positive, default=4, help="blobs hashed at a time")
-        parser.add_argument(
-            "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
-        )
-        parser.add_argument(
-            "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
-        )
+        add_pace(parser, "blobs hashed")
         parser.add_argument(
             "--older-than", type=duration, default=duration("0"), metavar="TIME",
             help="only blobs not verified for so long, as in 30d; resumes a run that ended early",
