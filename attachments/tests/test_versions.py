@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance.preflight import TEST_OBJECT
+from attachments.references import TEST_OBJECT
 from attachments.tests.factories import staged
 from attachments.tests.legacy import make_legacy, on_disk, run, summary_of
 from cas.storage.base import BlobStore, StoreError, Versioning
