@@ -16,7 +16,7 @@ from tests.s3 import S3Endpoint, S3Server
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store or a database that a test takes away is not waited for during minutes."""
-    monkeypatch.setattr("attachments.maintenance.run.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("attachments.maintenance.runner.PATIENCE_SECONDS", 1.0)
 
 
 @pytest.fixture(scope="session")

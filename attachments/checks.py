@@ -9,7 +9,7 @@ from django.apps import AppConfig
 from django.core import checks
 from django.db import OperationalError, ProgrammingError
 
-from attachments.maintenance.rows import unmigrated
+from attachments.maintenance.migrate import unmigrated
 
 HINT = "Run manage.py migration_status, then manage.py migrate_to_cas."
 

@@ -185,8 +185,8 @@ class Verification(models.Model):
         return self.digest
 
 
-class CondemnedBlob(models.Model):
-    """A blob that is being deleted, or was when the run that did it ended; see `locks`.
+class PendingDeletion(models.Model):
+    """A tombstone: this blob is being deleted, or was when the run that did it ended; see `locks`.
 
     `since` is by the database's clock. A row here is no reference.
     """
@@ -195,7 +195,7 @@ class CondemnedBlob(models.Model):
     since = models.DateTimeField()
 
     class Meta:
-        db_table = "condemned_blobs"
+        db_table = "pending_deletions"
 
     def __str__(self) -> str:
         return self.digest

@@ -1,7 +1,7 @@
 """The field of every column that can name an object in the store, whichever app's model has it.
 
-What no such column names is garbage to a cleanup and a collection. `attachments.references`
-finds the columns from the models.
+What no such column names is unreferenced: a cleanup or a collection may delete it.
+`attachments.references` finds the columns from the models.
 """
 
 from __future__ import annotations

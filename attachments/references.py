@@ -1,10 +1,9 @@
 """The only module that points a row at a blob, and that says whether one does.
 
-A garbage collector that looks for references and then deletes can lose to an upload that, in
-between, found the blob already there and relied on it. So whoever adds a reference holds the
-digest's lock (`attachments.locks`), shared, from before it looks at the object until its row is
-committed; the collector takes the same lock exclusively, looks for references once it has it,
-and deletes while it holds it.
+A collector that looks for references and then deletes could delete a blob that an upload has
+found in between and relies on. So whoever adds a reference holds the digest's lock, shared, from
+before it looks at the object until its row is committed; the collector holds it exclusively while
+it looks for references and deletes. `attachments.locks` has the protocol, step by step.
 """
 
 from __future__ import annotations
@@ -24,24 +23,29 @@ from django.db.models.lookups import In
 from django.utils import timezone
 from prometheus_client import Counter
 
-from attachments.locks import Exclusion, Hold, excluding, hold_shared
+from attachments.locks import ExclusiveLock, SharedLock, exclusive_lock, lock_shared, shared_lock
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.timestamps import create_with_times
 from attachments.uploads import StagedUpload
 from attachments.verifications import PROOFS
-from cas.content_types import OPAQUE_TYPE, PDF, TOLD_BY_BYTES, identify, may_be_pdf, sniff
+from cas.content_types import HEAD, OPAQUE_TYPE, PDF, TOLD_BY_BYTES, identify, may_be_pdf, sniff
 from cas.digest import Digest
 from cas.storage import attachment_store
-from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
+from cas.storage.base import Absent, BlobStore, ByteRange, Corrupt, Outcome, StoreError, Versioning
+from cas.storage.staging import staged_bytes
 
 if TYPE_CHECKING:
     from parts.models import Part
 
 logger = logging.getLogger(__name__)
 
+TEST_BYTES: Final = b"Inventory writes this object to see whether blobs can be stored here.\n"
+TEST_OBJECT: Final = Digest.of(TEST_BYTES)
+"""Of an object of our own that no row references, and that is nevertheless never collected."""
+
 IMPORT_LOOKS: Final = 16
-"""Objects that are looked at at a time while imported rows are attached under the locks."""
+"""Requests at a time for the sizes of objects, while imported rows are attached under the locks."""
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -71,7 +75,7 @@ class KeyColumn(NamedTuple):
 def key_columns(*kinds: KeyKind) -> list[KeyColumn]:
     """Every column of these kinds, or of any, that can name an object, found from the models.
 
-    What none of them names is garbage to the collector.
+    What none of them names is unreferenced, and will be collected.
     """
     return [
         KeyColumn(model, field)
@@ -103,7 +107,7 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
             content_type=upload.content_type,
             file_size=upload.staged.size,
         )
-        hold_shared([digest])
+        lock_shared([digest])
         outcome = attachment_store().create(upload.staged, PROOFS)
     if outcome is Outcome.PRESENT:
         DEDUPLICATED_UPLOADS.inc()
@@ -131,7 +135,7 @@ def copy(source_id: int, target: Part) -> Attachment:
             raise SourceGone
         if source.digest is not None:
             # While the source row is there the blob is; with the lock it stays until we commit.
-            hold_shared([source.digest])
+            lock_shared([source.digest])
             if not Attachment.objects.filter(pk=source_id, s3_key=source.s3_key).exists():
                 raise SourceGone
         return Attachment.objects.create(
@@ -151,28 +155,36 @@ def repoint(
     old_key: str,
     digest: Digest,
     size: int,
-    hold: Hold,
+    lock: SharedLock,
     head: bytes | None = None,
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    `head` is what the blob begins with, which tells its type; None if nobody looked. When the row
+    `head` is what the blob begins with, which tells its type; None if it was not read. When the row
     was last updated by a person stays as it is. A cover without a picture is none any more.
-    If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
+    If `lock` is held, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
     """
-    if hold.stands_for(digest):
+    if lock.is_held(digest):
         # If the connection, and with it the lock, went this moment, the statement fails with it.
         return _point(attachment_id, old_key, digest, size, head)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
-        hold_shared([digest])
+        lock_shared([digest])
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
         return _point(attachment_id, old_key, digest, size, head)
+
+
+def head_of(store: BlobStore, digest: Digest, size: int) -> bytes:
+    """What a blob begins with, as far as tells its type. Raises StoreError."""
+    if size == 0:
+        return b""
+    with store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
+        return stream.read(HEAD)
 
 
 def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
@@ -208,7 +220,7 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
         )
         if not changed:
             return False
-        hold_shared([digest])
+        lock_shared([digest])
         attachment_store().create(upload.staged)
     return True
 
@@ -255,14 +267,14 @@ def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:
     """
     with transaction.atomic():
         digests = sorted({row.digest for row in rows if row.digest is not None})
-        hold_shared(digests)
+        lock_shared(digests)
         # As in repoint: only under the lock does what the store says hold until the commit.
         with ThreadPoolExecutor(IMPORT_LOOKS) as looks:
             sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
             found = dict(zip(digests, sizes, strict=True))
         refused: dict[int, StoreError] = {}
         for position, row in enumerate(rows):
-            if row.digest is not None and (fault := _misfit(row, found[row.digest])):
+            if row.digest is not None and (fault := _fault(row, found[row.digest])):
                 refused[position] = fault
         create_with_times([row for at, row in enumerate(rows) if at not in refused])
     return refused
@@ -275,7 +287,7 @@ def _size_or_absence(store: BlobStore, digest: Digest) -> int | Absent:
         return absent
 
 
-def _misfit(row: Attachment, found: int | Absent) -> StoreError | None:
+def _fault(row: Attachment, found: int | Absent) -> StoreError | None:
     if isinstance(found, Absent):
         return found
     if found != row.file_size:
@@ -285,13 +297,13 @@ def _misfit(row: Attachment, found: int | Absent) -> StoreError | None:
 
 
 @contextmanager
-def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[Exclusion]:
+def collecting(store: BlobStore, digests: Collection[Digest]) -> Iterator[ExclusiveLock]:
     """Of these digests, those that no row references or holds, nor can while the block runs."""
-    with excluding(store, digests) as exclusion:
-        # This look must come after the lock: an upload that committed before we got it is seen
-        # here, one that comes later waits for us and then finds the blob gone and stores it.
-        exclusion.removable -= referenced(exclusion.removable)
-        yield exclusion
+    with exclusive_lock(store, digests) as lock:
+        # After the lock was taken: an upload that committed before is seen here, one that comes
+        # later waits for the lock, and then finds the blob gone and stores it.
+        lock.removable -= referenced(lock.removable)
+        yield lock
 
 
 def referenced(digests: Collection[Digest], *kinds: KeyKind) -> set[Digest]:
@@ -332,3 +344,32 @@ def _releasable() -> list[KeyColumn]:
 
 def _keys(rows: QuerySet[Any], column: KeyColumn) -> QuerySet[Any]:
     return rows.order_by().values_list(column.name, flat=True).distinct()
+
+
+@contextmanager
+def stored_test_object(store: BlobStore, *, fresh: bool = False) -> Iterator[Digest]:
+    """A small blob that exists while the block runs; with `fresh` it was written just now.
+
+    It is below `cas/`, because rights may depend on the prefix, and locked against a collection.
+    Its bytes are always the same, so that runs which may not delete it leave one object in all.
+    Another run may remove it meanwhile. Raises StoreError if the store did not keep it, and with
+    `fresh` Denied if it may not be deleted.
+    """
+    with shared_lock(TEST_OBJECT):
+        with staged_bytes(store, TEST_BYTES) as staged:
+            if fresh:
+                store.remove(TEST_OBJECT.key)
+            store.create(staged)
+        try:
+            yield TEST_OBJECT
+        finally:
+            _remove_test_object(store)
+
+
+def _remove_test_object(store: BlobStore) -> None:
+    """Where a deletion only adds to an object's versions it is left for the next run."""
+    try:
+        if store.versioning() not in (Versioning.KEPT, Versioning.LOCKED):
+            store.remove(TEST_OBJECT.key)
+    except StoreError as error:
+        logger.warning("the test object %s stays for the next run: %s", TEST_OBJECT.key, error)

@@ -13,7 +13,7 @@ COUNTS = (1_000, 100_000, 1_000_000)
 SIZE = 20
 SECONDS = 60
 SHARE = 50
-"""One object in so many is garbage, and there is a legacy object for one in so many."""
+"""One object in so many is unreferenced, and there is a legacy object for one in so many."""
 
 AT_MOST = 1 / 1.2
 """The target for memory: at the largest count no more than 1.2 times that at the smallest."""
@@ -96,8 +96,8 @@ def _listing(site: Measured, control: Control, counts: tuple[int, ...]) -> list[
                 contender += f", {share:,} deleted"
             peaks[name].append(Peak(contender, told["peak"], told["seconds"], listed))
     note = (
-        f"One object in {SHARE} is garbage, and beside {SHARE} blobs there is one object of the "
-        "older layout; a dry run leaves both to the run after it."
+        f"One object in {SHARE} is unreferenced, and beside {SHARE} blobs there is one object of "
+        "the older layout; a dry run leaves both to the run after it."
     )
     return [
         _table(f"{name}: memory and speed", f"{counts[0]:,} objects", found, note)

@@ -20,7 +20,8 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from attachments.maintenance.database import CONNECTION_ERRORS, is_missing_table
+from attachments.locks import CONNECTION_ERRORS
+from attachments.maintenance.retry import is_missing_table
 from cas.conf import serving
 from cas.responses import error_response
 from cas.storage.base import Denied, StoreError, StoreFull, Unreachable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from attachments.maintenance.passwords import without_passwords
+from attachments.maintenance.report import without_passwords
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 

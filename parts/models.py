@@ -183,7 +183,7 @@ class SourceRow(models.Model):
     - ACCEPTED: it is here. Holds its old object until the source is retired.
 
     Whoever adds a row, or makes one hold again, keeps cleanups away until it is committed
-    (`LEGACY_LAYOUT`, shared) and, for a key below `cas/`, has the digest's lock (`hold_shared`).
+    (`LEGACY_LAYOUT`, shared) and, for a key below `cas/`, has the digest's lock (`lock_shared`).
     A key longer than the column is one that no store has an object for; record none.
     """
 

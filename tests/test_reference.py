@@ -49,7 +49,7 @@ def test_commands_and_their_options() -> None:
 
 
 def test_exit_statuses() -> None:
-    from attachments.maintenance.run import ExitStatus
+    from cas.exit_status import ExitStatus
 
     for name in ("reference/commands.md", "howto/migrate.md"):
         told = re.findall(r"^\| (\d) \|", (ROOT / "docs" / name).read_text(), re.M)

@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance.run import ExitStatus
 from attachments.tests.legacy import summary_of
+from cas.exit_status import ExitStatus
 from tests.installation import Installation
 from tests.server import Server
 
@@ -38,7 +38,7 @@ CONTENTS = 12
 
 UPLOADERS = 3
 KEPT = 8
-"""Attachments that are there at a time: fewer than contents, so that there is always garbage."""
+"""Attachments that are there at a time: fewer than contents, so some are always unreferenced."""
 
 
 def request(url: str, data: bytes | None = None, **headers: str) -> tuple[int, Any]:

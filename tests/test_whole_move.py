@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from attachments.maintenance.run import ExitStatus
+from cas.exit_status import ExitStatus
 from tests.collection import contents
 from tests.installation import Installation, Running
 

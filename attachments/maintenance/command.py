@@ -7,17 +7,21 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from attachments.maintenance import run
-from attachments.maintenance.frame import UNAVAILABLE, Output, unavailable
-from attachments.maintenance.passwords import without_passwords
-from attachments.maintenance.progress import human_bytes
-from attachments.maintenance.run import ExitStatus, Halt
-from attachments.maintenance.summary import RunSummary
+from attachments.maintenance import runner
+from attachments.maintenance.report import RunSummary, human_bytes, without_passwords
+from attachments.maintenance.runner import UNAVAILABLE, Output, abort_for
+from cas.exit_status import ExitStatus, RunAborted
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Kind = TypeVar("Kind", bound="DataclassInstance")
 
 NEEDED: Final = {
     ExitStatus.REFUSED: "Put right what the reason says",
@@ -45,20 +49,22 @@ class MaintenanceCommand(BaseCommand):
     def next_command(self, summary: Any, options: dict[str, Any]) -> str | None:
         """What the operator should type after this summary; None if there is nothing to do.
 
-        Not asked after a refusal or an outage. After a limit or a signal, the same once more.
+        Not called after a refusal or an outage. After a limit or a signal, the same command again.
         """
         return self.again(options)
 
     def next_line(self, summary: RunSummary, options: dict[str, Any]) -> str | None:
         """What to do next. What was refused is not repeated before something has changed."""
-        halt = summary.halt or Halt(summary.status, summary.reason)
-        if halt.command and not halt.first:
-            return halt.command
-        first = halt.first or NEEDED.get(summary.status, "")
+        aborted = summary.aborted
+        command = aborted.command if aborted else ""
+        changed = aborted.changed if aborted else {}
+        first = (aborted.first if aborted else "") or NEEDED.get(summary.status, "")
+        if command and not (aborted and aborted.first):
+            return command
         if first:
-            return f"{first}, then: {halt.command or self.again(options, **halt.changed)}"
+            return f"{first}, then: {command or self.again(options, **changed)}"
         if type(summary) is RunSummary:
-            return self.again(options, **halt.changed)
+            return self.again(options, **changed)
         return self.next_command(summary, options)
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -70,12 +76,12 @@ class MaintenanceCommand(BaseCommand):
         )
         try:
             summary = self.run_maintenance(options, output)
-        except Halt as halt:
-            summary = _ended(halt)
+        except RunAborted as aborted:
+            summary = _ended(aborted)
         except KeyboardInterrupt:
-            summary = _ended(Halt(ExitStatus.INTERRUPTED, "SIGINT, before the run"))
+            summary = _ended(RunAborted(ExitStatus.INTERRUPTED, "SIGINT, before the run"))
         except UNAVAILABLE as error:
-            summary = _ended(unavailable(error))
+            summary = _ended(abort_for(error))
         self.print_summary(summary, self.next_line(summary, options), as_json=options["json"])
         if summary.status is not ExitStatus.DONE:
             raise SystemExit(int(summary.status))
@@ -134,11 +140,11 @@ class MaintenanceCommand(BaseCommand):
         return not (options["yes_i_am_sure"] or options.get("dry_run"))
 
     def confirm(self, question: str) -> None:
-        """Go on only if a person agrees. Raises Halt."""
+        """Go on only if a person agrees. Raises RunAborted."""
         if not sys.stdin.isatty():
-            raise Halt(
+            raise RunAborted(
                 ExitStatus.REFUSED,
-                "nobody is there to ask: give --yes-i-am-sure to go ahead",
+                "there is no terminal to confirm at: give --yes-i-am-sure to go ahead",
                 first="Be at a terminal or give --yes-i-am-sure",
             )
         self.stdout.write(f"{question} Type 'yes' to go ahead: ", ending="")
@@ -146,10 +152,10 @@ class MaintenanceCommand(BaseCommand):
         try:
             answer = sys.stdin.readline().strip()
         except KeyboardInterrupt:
-            raise Halt(ExitStatus.INTERRUPTED, "not confirmed; nothing was done") from None
+            raise RunAborted(ExitStatus.INTERRUPTED, "not confirmed; nothing was done") from None
         if answer != "yes":
             first = "Be sure"
-            raise Halt(ExitStatus.REFUSED, "not confirmed; nothing was done", first=first)
+            raise RunAborted(ExitStatus.REFUSED, "not confirmed; nothing was done", first=first)
 
 
 def _cleared(value: Any) -> Any:
@@ -161,8 +167,8 @@ def _cleared(value: Any) -> Any:
     return without_passwords(value) if isinstance(value, str) else value
 
 
-def _ended(halt: Halt) -> RunSummary:
-    return RunSummary(status=halt.status, reason=str(halt), halt=halt)
+def _ended(aborted: RunAborted) -> RunSummary:
+    return RunSummary(status=aborted.exit_status, reason=str(aborted), aborted=aborted)
 
 
 def _figure(key: str, value: Any) -> str:
@@ -184,9 +190,19 @@ def add_output(parser: CommandParser) -> None:
         "--report", type=Path, metavar="FILE", help="append one JSON line for every item to FILE"
     )
     parser.add_argument(
-        "--patience", type=duration, default=Duration(run.PATIENCE_SECONDS), metavar="TIME",
+        "--patience", type=duration, default=Duration(runner.PATIENCE_SECONDS), metavar="TIME",
         help="wait so long for a store or database that does not answer (default: 10m)",
     )  # fmt: skip
+
+
+def add_pace(parser: CommandParser, at_a_time: str) -> None:
+    parser.add_argument("--workers", type=positive, default=4, help=f"{at_a_time} at a time")
+    parser.add_argument(
+        "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
+    )
+    parser.add_argument(
+        "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
+    )
 
 
 def add_versions(parser: CommandParser) -> None:
@@ -201,6 +217,11 @@ def add_right_store(parser: CommandParser) -> None:
         "--right-store", action="store_true",
         help="go on although the store has none of the objects that rows name: they are lost",
     )  # fmt: skip
+
+
+def options_as(kind: type[Kind], options: dict[str, Any]) -> Kind:
+    """What was given on the command line, as a dataclass whose fields have the options' names."""
+    return kind(**{each.name: options[each.name] for each in fields(kind)})
 
 
 def positive(text: str) -> int:

@@ -15,16 +15,14 @@ from typing import Any
 from django.db import transaction
 
 from attachments import references
-from attachments.locks import Hold
-from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
-from attachments.maintenance.frame import Output, Run, running
-from attachments.maintenance.retry import Tries
-from attachments.maintenance.run import ExitStatus, Halt
-from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.transfer import head_of
+from attachments.locks import LEGACY_LAYOUT, SharedLock, run_lock
+from attachments.maintenance.report import RunSummary
+from attachments.maintenance.retry import Retry
+from attachments.maintenance.runner import Output, Run, maintenance_run
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import ReceivedFile, StagedUpload, UploadRefused, stage
 from cas.digest import CHUNK, Hasher, is_cas_key
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Changed, Corrupt, Staged
 
@@ -67,44 +65,33 @@ class MendSummary(RunSummary):
     mended: bool = False
 
     def counts(self) -> dict[str, Any]:
-        return {
-            "row": self.row,
-            "part": self.part,
-            "title": self.title,
-            "key": self.key,
-            "row_bytes": self.row_bytes,
-            "object_bytes": self.object_bytes,
-            "object_digest": self.object_digest,
-            "fault": self.fault,
-            "mend": str(self.mend or ""),
-            "mended": self.mended,
-        }
+        return {**super().counts(), "mend": str(self.mend or "")}
 
 
 def mend(options: MendOptions, output: Output) -> MendSummary:
-    """Look at the row and, if asked and not a dry run, mend it by one compare-and-set.
+    """Examine the row and, unless it is a dry run, apply the chosen cure by compare-and-set.
 
     A row that has come to be another meanwhile is left as it is.
     """
     store = attachment_store()
     summary = MendSummary(dry_run=options.dry_run, row=options.row, mend=options.mend)
     with (
-        running(summary, output) as run,
+        maintenance_run(summary, output) as run,
         # A cleanup must not delete the old object that the row is about to name.
         run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
     ):
         row = run.query(_row(options.row).first)
         if row is None or row.s3_key is None:
-            raise Halt(
+            raise RunAborted(
                 ExitStatus.REFUSED,
                 f"there is no row {options.row} that names an object",
                 command="manage.py migration_status --check-objects",
             )
-        _look(store, row, summary, run)
+        _examine(store, row, summary, run)
         if options.mend is None:
             return summary
         if not summary.fault:
-            raise Halt(
+            raise RunAborted(
                 ExitStatus.REFUSED,
                 "the row and its object agree; there is nothing to mend",
                 command="manage.py migration_status",
@@ -117,13 +104,13 @@ def _row(pk: int) -> Any:
     return Attachment.objects.select_related("part").filter(pk=pk)
 
 
-def _look(store: BlobStore, row: Attachment, summary: MendSummary, run: Run) -> None:
+def _examine(store: BlobStore, row: Attachment, summary: MendSummary, run: Run) -> None:
     """Note what the row says, what is there, and what of it does not fit."""
     key = row.s3_key or ""
     summary.part, summary.title, summary.key = row.part.key, row.title, key
     summary.row_bytes = row.file_size
     try:
-        digest, stat = Tries(run.stop, store).of(partial(store.digest_of, key))
+        digest, stat = Retry(run.cancel, store).call(partial(store.digest_of, key))
     except Absent:
         summary.fault = "absent"
     except (Corrupt, Changed) as error:
@@ -168,13 +155,13 @@ def _point_at(
     store: BlobStore, row: Attachment, target: str, summary: MendSummary, run: Run
 ) -> None:
     if not is_cas_key(target) and not target.startswith(LEGACY_PREFIX):
-        raise Halt(
+        raise RunAborted(
             ExitStatus.REFUSED,
             f"{target} is neither below {LEGACY_PREFIX} nor cas/<digest>",
             first="Choose a key of an object that the store lists",
         )
     try:
-        digest, stat = Tries(run.stop, store).of(partial(store.digest_of, target))
+        digest, stat = Retry(run.cancel, store).call(partial(store.digest_of, target))
     except (Absent, Corrupt) as error:
         raise _unusable(target, str(error)) from error
     if is_cas_key(target) and digest.key != target:
@@ -182,8 +169,8 @@ def _point_at(
     if summary.dry_run:
         return
     if is_cas_key(target):
-        head = head_of(store, digest, stat.size)
-        moved = references.repoint(row.pk, summary.key, digest, stat.size, Hold(), head)
+        head = references.head_of(store, digest, stat.size)
+        moved = references.repoint(row.pk, summary.key, digest, stat.size, SharedLock(), head)
     else:
         moved = references.point_at_legacy(row.pk, summary.key, target, stat.size)
     _done(moved, summary)
@@ -200,7 +187,7 @@ def _replace(store: BlobStore, row: Attachment, file: Path, summary: MendSummary
 
 @contextmanager
 def _staged(store: BlobStore, file: Path) -> Iterator[StagedUpload]:
-    """The file as an upload of it would be: copied, hashed and accepted. Raises Halt, OSError."""
+    """The file copied, hashed and accepted like an upload. Raises RunAborted, OSError."""
     path = store.staging_dir / f"mend-{uuid.uuid4().hex}"
     hasher = Hasher()
     try:
@@ -234,19 +221,19 @@ def _delete(row: Attachment, summary: MendSummary) -> None:
 
 def _done(changed: bool, summary: MendSummary) -> None:
     if not changed:
-        raise Halt(ExitStatus.REFUSED, "the row has come to be another meanwhile; look again")
+        raise RunAborted(ExitStatus.REFUSED, "the row has come to be another meanwhile; look again")
     summary.mended = True
 
 
-def _does_not_fit(summary: MendSummary) -> Halt:
-    return Halt(
+def _does_not_fit(summary: MendSummary) -> RunAborted:
+    return RunAborted(
         ExitStatus.REFUSED,
         f"the row's fault is {summary.fault}, which another size does not mend",
         command=f"manage.py mend_row {summary.row}",
     )
 
 
-def _unusable(what: str, why: str) -> Halt:
-    return Halt(
+def _unusable(what: str, why: str) -> RunAborted:
+    return RunAborted(
         ExitStatus.REFUSED, f"{what} cannot be used: {why}", first="Choose another key or file"
     )

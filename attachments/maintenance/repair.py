@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from attachments.locks import excluding, refuse_condemned
-from attachments.maintenance.retry import Tries, listed, query
-from attachments.maintenance.run import Stop
+from attachments.locks import exclusive_lock, refuse_pending_deletion
+from attachments.maintenance.retry import Retry, listed, query
+from attachments.maintenance.runner import CancelToken
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind
 from attachments.references import referenced
@@ -28,46 +28,48 @@ def repair(
     corrupt: Sequence[Digest],
     missing: Sequence[Digest],
     unreadable: Sequence[Digest],
-    stop: Stop,
+    cancel: CancelToken,
 ) -> Iterator[tuple[str, str]]:
     """Restore all from old objects and move the corrupt aside, yielding each key and its action.
 
     The action is `quarantined` or `restored`. A corrupt blob is moved only when the object to
     restore it from has been read, or there is none; an unreadable one makes way only for such an
-    object. What nothing but holds names is left where it is. Raises StoreError, Halt, Stopped.
-    Whoever repairs must keep a cleanup away (`LEGACY_LAYOUT`).
+    object. What nothing but holds names is left where it is. The caller must hold
+    `LEGACY_LAYOUT`, so that no cleanup runs meanwhile. Raises StoreError, RunAborted, Cancelled.
     """
     left = set(corrupt)
-    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}, stop):
-        tries = Tries(stop, store)
-        if digest in unreadable and not tries.of(partial(_clear, store, digest)):
+    for digest, source in _sources(store, {*corrupt, *missing, *unreadable}, cancel):
+        tries = Retry(cancel, store)
+        if digest in unreadable and not tries.call(partial(_make_way, store, digest)):
             continue
         if digest in left:
             left.remove(digest)
-            if tries.of(partial(_quarantine, store, digest)):
+            if tries.call(partial(_quarantine, store, digest)):
                 yield digest.key, "quarantined"
-        if tries.of(partial(_restore, store, digest, source)):
+        if tries.call(partial(_restore, store, digest, source)):
             yield digest.key, "restored"
     for digest in sorted(left):
-        if Tries(stop, store).of(partial(_quarantine, store, digest)):
+        if Retry(cancel, store).call(partial(_quarantine, store, digest)):
             yield digest.key, "quarantined"
 
 
-def _sources(store: BlobStore, wanted: set[Digest], stop: Stop) -> Iterator[tuple[Digest, str]]:
+def _sources(
+    store: BlobStore, wanted: set[Digest], cancel: CancelToken
+) -> Iterator[tuple[Digest, str]]:
     """Old objects that hold what is wanted, one for each digest.
 
     One pass over them; only those of a size that is wanted are read.
     """
-    sizes = query(partial(_sizes, wanted), stop)
+    sizes = query(partial(_sizes, wanted), cancel)
     if not sizes:
         return
-    for stat in listed(store, LEGACY_PREFIX, stop):
+    for stat in listed(store, LEGACY_PREFIX, cancel):
         if stat.size not in sizes:
             continue
         try:
-            digest, _ = Tries(stop, store).of(partial(store.digest_of, stat.key))
+            digest, _ = Retry(cancel, store).call(partial(store.digest_of, stat.key))
         except (Absent, Changed, Corrupt, Unreachable) as error:
-            logger.warning("%s is of no use for a repair: %s", stat.key, error)
+            logger.warning("%s cannot be used for a repair: %s", stat.key, error)
             continue
         if digest in wanted:
             wanted.remove(digest)
@@ -79,8 +81,8 @@ def _sources(store: BlobStore, wanted: set[Digest], stop: Stop) -> Iterator[tupl
 def _restore(store: BlobStore, digest: Digest, source: str) -> bool:
     """Put the blob back from the old object at `source`. Raises StoreError."""
     try:
-        # A delete that a repair sent before it was killed must not take this away again.
-        refuse_condemned([digest])
+        # A delete that an earlier repair sent before it was killed must not remove this again.
+        refuse_pending_deletion([digest])
     except Unreachable as error:
         logger.error("%s was not restored: %s; run this again later", digest.key, error)
         return False
@@ -119,7 +121,7 @@ def _quarantine(store: BlobStore, digest: Digest) -> bool:
     return True
 
 
-def _clear(store: BlobStore, digest: Digest) -> bool:
+def _make_way(store: BlobStore, digest: Digest) -> bool:
     """Delete a blob that cannot be read; its bytes are at hand elsewhere, and cannot be kept here.
 
     False if it can be read by now, or is in use at this moment.
@@ -141,12 +143,12 @@ def _remove(store: BlobStore, digest: Digest, seen: BlobStat) -> bool:
     An upload of the right bytes would find this blob and rely on it; while the digest's lock is
     ours, none can, and one that healed it since shows by another etag.
     """
-    with excluding(store, [digest]) as exclusion:
-        if digest not in exclusion.removable or _held(digest):
+    with exclusive_lock(store, [digest]) as lock:
+        if digest not in lock.removable or _held(digest):
             return False
         if store.stat(digest.key).etag != seen.etag:
             return False
-        outcomes = dict(exclusion.remove_many([digest.key]))
+        outcomes = dict(lock.remove_many([digest.key]))
     if error := outcomes[digest.key]:
         raise error
     return True

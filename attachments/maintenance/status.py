@@ -1,26 +1,22 @@
-"""How far the move has come. Every figure is counted in the table, on whatever machine asks."""
+"""How far the move has come. Every figure is counted in the table, so any machine can tell."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from django.db import connection
 from django.db.models import Count, Max, Q, Sum
 
-from attachments.maintenance.database import LEGACY_LAYOUT, LOCK_SPACE
-from attachments.maintenance.frame import Output, Run, running
-from attachments.maintenance.preflight import wrong_store
-from attachments.maintenance.rows import unmigrated
-from attachments.maintenance.run import ExitStatus, Stop
-from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.survey import Entry, survey
+from attachments.locks import LEGACY_LAYOUT, runs_holding
+from attachments.maintenance.listing import Entry, survey, wrong_store
+from attachments.maintenance.report import RunSummary
+from attachments.maintenance.runner import CancelToken, Output, Run, maintenance_run
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind
 from attachments.references import key_columns
 from cas.digest import CAS_KEY, CAS_PREFIX
+from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore
 
@@ -58,19 +54,10 @@ class MigrationStatus:
         return self.migrated_bytes / self.blob_bytes if self.blob_bytes else 1.0
 
     def figures(self) -> dict[str, Any]:
-        return {
-            "links": self.links,
-            "migrated": self.migrated,
-            "legacy": self.legacy,
-            "malformed": self.malformed,
-            "migrated_bytes": self.migrated_bytes,
-            "unmigrated_bytes": self.unmigrated_bytes,
-            "blobs": self.blobs,
-            "blob_bytes": self.blob_bytes,
-            "dedup_ratio": round(self.dedup_ratio, 3),
-            "holds": self.holds,
-            "runs": self.runs,
-        }
+        figures = asdict(self)
+        # Before the last two, as people read it.
+        last = {name: figures.pop(name) for name in ("holds", "runs")}
+        return {**figures, "dedup_ratio": round(self.dedup_ratio, 3), **last}
 
 
 @dataclass
@@ -91,7 +78,7 @@ class StatusSummary(RunSummary):
         return self.checked
 
     def judge(self) -> None:
-        if self.failures and self.halt is None:
+        if self.failures and self.aborted is None:
             self.status = ExitStatus.DAMAGE_FOUND
 
     def counts(self) -> dict[str, Any]:
@@ -129,7 +116,7 @@ def migration_status() -> MigrationStatus:
         blobs=blobs["count"],
         blob_bytes=blobs["bytes"] or 0,
         holds=_holds(),
-        runs=_running(),
+        runs=runs_holding(LEGACY_LAYOUT),
     )
 
 
@@ -144,26 +131,27 @@ def _holds() -> dict[str, int]:
     return counted
 
 
-def look(output: Output, *, objects: bool, right_store: bool = False) -> StatusSummary:
-    """Count the rows and, if asked, compare every reference with what the store lists.
+def check_status(output: Output, *, objects: bool, right_store: bool = False) -> StatusSummary:
+    """Count the rows and, with `objects`, compare every reference with what the store lists.
 
-    `right_store` names what is missing even where the store has none of the objects. Raises Halt
-    if there can be no report.
+    `right_store` names what is missing even where the store has none of the objects. Raises
+    RunAborted if there can be no report.
     """
     summary = StatusSummary()
-    with running(summary, output) as run:
+    with maintenance_run(summary, output) as run:
         summary.rows = run.query(migration_status)
         if objects:
             _check_objects(attachment_store(), summary, run, right_store=right_store)
+        unmigrated = Attachment.objects.unmigrated().order_by("pk")
         if summary.rows.malformed and not summary.rows.legacy and summary.to_mend is None:
-            summary.to_mend = run.query(unmigrated().values_list("pk", flat=True).first)
+            summary.to_mend = run.query(unmigrated.values_list("pk", flat=True).first)
     return summary
 
 
 def _check_objects(
     store: BlobStore, summary: StatusSummary, run: Run, *, right_store: bool
 ) -> None:
-    for entry in run.watch("checked", _both_layouts(store, run.stop)):
+    for entry in run.watch("checked", _both_layouts(store, run.cancel)):
         summary.checked += 1
         summary.referenced += entry.referenced
         if not (entry.missing or entry.wrong_size):
@@ -183,21 +171,6 @@ def _check_objects(
         raise wrong_store(store, missing, key)
 
 
-def _both_layouts(store: BlobStore, stop: Stop) -> Iterator[Entry]:
-    yield from survey(store, CAS_PREFIX, stop)
-    yield from survey(store, LEGACY_PREFIX, stop)
-
-
-def _running() -> int | None:
-    if connection.vendor != "postgresql":
-        return None
-    number = zlib.crc32(LEGACY_LAYOUT.encode()) & 0x7FFFFFFF
-    with connection.cursor() as cursor:
-        cursor.execute(
-            # objsubid 2 marks the two-integer space; another database's locks are not ours.
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND classid = %s AND objid = %s AND objsubid = 2 AND mode = 'ShareLock'"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            [LOCK_SPACE, number],
-        )
-        return int(cursor.fetchone()[0])
+def _both_layouts(store: BlobStore, cancel: CancelToken) -> Iterator[Entry]:
+    yield from survey(store, CAS_PREFIX, cancel)
+    yield from survey(store, LEGACY_PREFIX, cancel)

@@ -1,38 +1,44 @@
 """An fsck of the blobs: is everything there that rows reference, and is it what its key says?
 
-First a survey: what is missing, of the wrong size, or unreferenced. Then every blob's bytes are
-hashed, the least recently verified first, so that runs of limited length get round to all.
+A listing shows first what is missing, of the wrong size, or unreferenced. Then every blob's bytes
+are hashed, the least recently verified first, so that runs of limited length reach all in time.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import Q
 from django.utils import timezone
 from prometheus_client import Counter as Metric
 
 from attachments import verifications
-from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
-from attachments.maintenance.frame import Output, Run, ending, running
-from attachments.maintenance.pacing import Bandwidth, Pace
-from attachments.maintenance.pool import Pool
-from attachments.maintenance.preflight import wrong_store
+from attachments.locks import LEGACY_LAYOUT, run_lock
+from attachments.maintenance.listing import Reference, entry_at, survey, wrong_store
 from attachments.maintenance.repair import repair
-from attachments.maintenance.retry import Tries, listed, query
-from attachments.maintenance.rows import unmigrated
-from attachments.maintenance.run import ExitStatus, Stop, Stopped
-from attachments.maintenance.survey import Entry, look, survey
-from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
+from attachments.maintenance.report import RunSummary
+from attachments.maintenance.retry import Retry, listed, query
+from attachments.maintenance.runner import (
+    Cancelled,
+    CancelToken,
+    Output,
+    Run,
+    aborts_recorded,
+    maintenance_run,
+)
+from attachments.maintenance.workers import Bandwidth, Pace, Pool
 from attachments.models import LEGACY_PREFIX, Attachment, Verification
 from cas.digest import CAS_PREFIX, Digest, is_cas_key
+from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
 
@@ -46,56 +52,159 @@ NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 BATCH: Final = 500
 
 MOST_DAMAGED: Final = 10_000
-"""Damaged blobs kept in mind for the repair; more than that and the run stops to be repeated."""
+"""Damaged blobs kept in memory for the repair; at that many the run ends, to be repeated."""
 
 REPAIRED_AFTER: Final = (None, ExitStatus.LIMIT_REACHED, ExitStatus.DAMAGE_FOUND)
 """Ends of the search after which what it has found is still repaired."""
 
+SHOWN: Final = 20
+"""Damaged blobs that the summary names; the report has them all."""
+
+
+class Verdict(StrEnum):
+    """What is the matter with a blob."""
+
+    INTACT = "intact"
+    CORRUPT = "corrupt"
+    MISSING = "missing"
+    WRONG_SIZE = "wrong_size"
+    UNREADABLE = "unreadable"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One blob's verdict; `size` is the bytes read, `detail` what a person should know.
+
+    `blob` is the version that was found intact.
+    """
+
+    digest: Digest
+    verdict: Verdict
+    size: int = 0
+    detail: str = ""
+    blob: BlobStat | None = None
+
+
+@dataclass
+class VerifySummary(RunSummary):
+    """Each planned blob has one verdict, or remains. `damaged` is what is left after any repair.
+
+    `to_mend` is a row that shows one of those, if any does, and `next_step` the command that is the
+    next step of the whole move once all is sound.
+    """
+
+    planned: int = 0
+    hashed: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    unreferenced: int = 0
+    unreferenced_bytes: int = 0
+    held: int = 0
+    other_keys: int = 0
+    quarantined: int = 0
+    restored: int = 0
+    damaged: dict[Digest, Verified] = field(default_factory=dict)
+    to_mend: int | None = None
+    next_step: str = ""
+
+    @property
+    def items(self) -> int:
+        return self.hashed
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.planned - self.verdicts.total())
+
+    def note(self, verified: Verified) -> None:
+        """Count a verdict, in place of the one from the listing about the same blob."""
+        surveyed = self.damaged.get(verified.digest)
+        if surveyed is not None:
+            if verified.verdict is Verdict.INTACT:
+                # Its bytes are right: it is the row that is wrong about their number.
+                return
+            del self.damaged[verified.digest]
+            self.verdicts[surveyed.verdict] -= 1
+            self.failures[str(surveyed.verdict)] -= 1
+        self.verdicts[verified.verdict] += 1
+        if verified.verdict not in (Verdict.INTACT, Verdict.GONE):
+            self.damaged[verified.digest] = verified
+            self.failures[str(verified.verdict)] += 1
+
+    def judge(self) -> None:
+        self.planned = max(self.planned, self.verdicts.total())
+        self.samples = [_named(found) for found in islice(self.damaged.values(), SHOWN)]
+        if self.damaged:
+            self.status = ExitStatus.DAMAGE_FOUND
+        elif self.status is ExitStatus.DONE and self.remaining:
+            self.status = ExitStatus.ITEMS_FAILED
+            self.reason = f"{self.remaining} blobs were not reached"
+
+    def counts(self) -> dict[str, Any]:
+        """Planned is the sum of the verdicts and of what remains."""
+        return {
+            "planned": self.planned,
+            **{str(verdict): self.verdicts[verdict] for verdict in Verdict},
+            "remaining": self.remaining,
+            "bytes": self.bytes,
+            "unreferenced": self.unreferenced,
+            "unreferenced_bytes": self.unreferenced_bytes,
+            "held": self.held,
+            "other_keys": self.other_keys,
+            "quarantined": self.quarantined,
+            "restored": self.restored,
+            "still_damaged": len(self.damaged),
+        }
+
+
+def _named(found: Verified) -> str:
+    return f"{found.digest.key}: {found.verdict.replace('_', ' ')} {found.detail}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """`older_than` leaves out blobs verified more recently; `bandwidth` in bytes a second.
+    """`older_than` leaves out blobs verified more recently. Times in seconds, `bandwidth` in bytes
+    a second.
 
-    `max_seconds` is for the hashing; the survey before it is always made in full. `read_all`
+    `max_duration` is for the hashing; the listing before it is always made in full. `read_all`
     hashes even where the store keeps a full-object SHA-256 of its own. `right_store` goes on
     although the store has none of the objects that rows reference.
     """
 
     workers: int = 4
     bandwidth: int | None = None
-    max_seconds: float | None = None
-    older_than: timedelta = timedelta()
+    max_duration: float | None = None
+    older_than: float = 0
     read_all: bool = False
     repair: bool = False
     right_store: bool = False
 
 
 def verify(options: VerifyOptions, output: Output) -> VerifySummary:
-    """Verify, and with `repair` restore what can be. Raises Halt if there can be no report."""
+    """Verify, and with `repair` restore what can be. Raises RunAborted without a report."""
     store = attachment_store()
     summary = VerifySummary()
-    due_before = timezone.now() - options.older_than
+    due_before = timezone.now() - timedelta(seconds=options.older_than)
     with (
-        running(summary, output) as run,
+        maintenance_run(summary, output) as run,
         run_lock("verify", taken_again=True, retry=run.query),
         _old_objects_kept(run) if options.repair else nullcontext(),
     ):
-        with ending(run.stop):
+        with aborts_recorded(run.cancel):
             _survey(store, options, summary, run)
             due = Verification.objects.filter(verified_at__lte=due_before)
-            # What is missing is not there to be hashed, and so it is not due.
+            # What is missing cannot be hashed, and so it is not due.
             summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
-            run.stop.after(options.max_seconds)
+            run.cancel.expire_after(options.max_duration)
             _hash(store, options, due_before, summary, run)
-        if options.repair and summary.damaged and run.stop.status in REPAIRED_AFTER:
+        if options.repair and summary.damaged and run.cancel.status in REPAIRED_AFTER:
             _repair(store, summary, run)
         if summary.damaged:
             rows = Attachment.objects.referencing(islice(summary.damaged, BATCH)).order_by("pk")
             summary.to_mend = run.query(rows.values_list("pk", flat=True).first)
-        elif run.query(unmigrated().exists):
-            summary.onward = "manage.py migrate_to_cas --dry-run"
+        elif run.query(Attachment.objects.unmigrated().exists):
+            summary.next_step = "manage.py migrate_to_cas --dry-run"
         elif _has_old_objects(store, run):
-            summary.onward = "manage.py cleanup_legacy_blobs --dry-run"
+            summary.next_step = "manage.py cleanup_legacy_blobs --dry-run"
     return summary
 
 
@@ -111,33 +220,33 @@ def _hash(
     summary: VerifySummary,
     run: Run,
 ) -> None:
-    """Hash what is due. However it ends, what was found intact is remembered."""
-    hasher = _Hasher(store, options, run.stop)
-    pool = Pool[Digest, Verified](hasher.verified, pace=hasher.pace, stop=run.stop)
+    """Hash what is due. However it ends, what was found intact is recorded."""
+    hasher = _Hasher(store, options, run.cancel)
+    pool = Pool[Digest, Verified](hasher.verified, pace=hasher.pace, cancel=run.cancel)
     intact: list[BlobStat] = []
     run.progress.begin("hashed", summary.planned)
     try:
-        for verified in pool.run(_due(due_before, run.stop)):
+        for verified in pool.results(_due(due_before, run.cancel)):
             if verified is not None:
                 _record(verified, summary, run)
                 if verified.blob is not None:
                     intact.append(verified.blob)
-                    _remember(intact, run.stop, at_least=BATCH)
+                    _record_intact(intact, run.cancel, at_least=BATCH)
             run.progress.show_if_due()
     finally:
-        with suppress(Stopped):
-            _remember(intact, Stop(0) if run.stop.requested else run.stop)
+        with suppress(Cancelled):
+            _record_intact(intact, CancelToken(0) if run.cancel.requested else run.cancel)
 
 
 def _survey(store: BlobStore, options: VerifyOptions, summary: VerifySummary, run: Run) -> None:
-    """Note what a look at the listing shows, and enrol every blob for its turn."""
+    """Record what the listing shows, and enrol every blob to be hashed."""
     enrolled: list[Verification] = []
     present = 0
-    for entry in run.watch("listed", survey(store, CAS_PREFIX, run.stop)):
+    for entry in run.watch("listed", survey(store, CAS_PREFIX, run.cancel)):
         if not is_cas_key(entry.key):
-            summary.strays += 1
-            logger.warning("below %s, but no blob's key: %s", CAS_PREFIX, entry.key)
-            run.report.write({"key": entry.key, "verdict": "stray"})
+            summary.other_keys += 1
+            logger.warning("below %s, but not a blob's key: %s", CAS_PREFIX, entry.key)
+            run.report.write({"key": entry.key, "verdict": "not_a_blobs_key"})
             continue
         digest = Digest.from_key(entry.key)
         if entry.stat is None:
@@ -145,25 +254,32 @@ def _survey(store: BlobStore, options: VerifyOptions, summary: VerifySummary, ru
             run.query(Verification.objects.filter(digest=digest.hex).delete)
             continue
         present += entry.referenced
-        if entry.wrong_size:
-            _damage(Verified(digest, Verdict.WRONG_SIZE, detail=_misfit(entry)), summary, run)
+        if named := entry.size_conflict:
+            _damage(
+                Verified(digest, Verdict.WRONG_SIZE, detail=_sizes(entry.stat, named)), summary, run
+            )
             # Whether the blob or the row is wrong is to be known in this run.
             due = Verification.objects.filter(digest=digest.hex)
             run.query(partial(due.update, verified_at=NEVER))
         summary.held += entry.held
         if entry.unreferenced:
-            summary.orphans += 1
-            summary.orphan_bytes += entry.stat.size
-            run.report.write({"key": entry.key, "verdict": "orphan", "bytes": entry.stat.size})
+            summary.unreferenced += 1
+            summary.unreferenced_bytes += entry.stat.size
+            run.report.write(
+                {"key": entry.key, "verdict": "unreferenced", "bytes": entry.stat.size}
+            )
         enrolled.append(Verification(digest=digest.hex, verified_at=NEVER))
         if len(enrolled) >= BATCH:
             run.query(partial(_enrol, enrolled))
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
-    # Who asks for a repair of a store that has old objects has said which one it is.
-    known = options.right_store or (options.repair and _has_old_objects(store, run))
-    if missing and not present and not known:
+    # A repair is also for a store that has lost all blobs and still has the old objects.
+    if (
+        missing
+        and not present
+        and not (options.right_store or (options.repair and _has_old_objects(store, run)))
+    ):
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()
@@ -172,23 +288,21 @@ def _survey(store: BlobStore, options: VerifyOptions, summary: VerifySummary, ru
 
 
 def _has_old_objects(store: BlobStore, run: Run) -> bool:
-    return next(listed(store, LEGACY_PREFIX, run.stop), None) is not None
+    return next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None
 
 
 def _enrol(blobs: list[Verification]) -> None:
     Verification.objects.bulk_create(blobs, ignore_conflicts=True)
 
 
-def _misfit(entry: Entry) -> str:
-    if entry.stat is None or entry.misfit is None:
-        return ""
-    return f"{entry.stat.size} bytes are stored, row {entry.misfit.row} says {entry.misfit.size}"
+def _sizes(stat: BlobStat, named: Reference) -> str:
+    return f"{stat.size} bytes are stored, row {named.row} says {named.size}"
 
 
-def _due(before: datetime, stop: Stop) -> Iterator[Digest]:
+def _due(before: datetime, cancel: CancelToken) -> Iterator[Digest]:
     """Enrolled blobs, the least recently verified first, in keyset portions."""
     rows = Verification.objects.filter(verified_at__lte=before).order_by("verified_at", "digest")
-    portion: list[Verification] = query(partial(list, rows[:BATCH]), stop)
+    portion: list[Verification] = query(partial(list, rows[:BATCH]), cancel)
     while portion:
         for row in portion:
             yield Digest(row.digest)
@@ -196,26 +310,26 @@ def _due(before: datetime, stop: Stop) -> Iterator[Digest]:
         behind = Q(verified_at__gt=last.verified_at) | Q(
             verified_at=last.verified_at, digest__gt=last.digest
         )
-        portion = query(partial(list, rows.filter(behind)[:BATCH]), stop)
+        portion = query(partial(list, rows.filter(behind)[:BATCH]), cancel)
 
 
 class _Hasher:
     """Compares blobs with their keys; called from several threads."""
 
-    def __init__(self, store: BlobStore, options: VerifyOptions, stop: Stop) -> None:
+    def __init__(self, store: BlobStore, options: VerifyOptions, cancel: CancelToken) -> None:
         self.pace = Pace(options.workers)
         self._store = store
-        self._bandwidth = Bandwidth(options.bandwidth, stop)
+        self._bandwidth = Bandwidth(options.bandwidth, cancel)
         self._read_all = options.read_all
-        self._stop = stop
+        self._cancel = cancel
 
     def verified(self, digest: Digest) -> Iterator[Verified]:
-        tries = Tries(self._stop, self._store, self.pace)
+        tries = Retry(self._cancel, self._store, self.pace)
         try:
-            yield tries.of(partial(self._once, digest))
+            yield tries.call(partial(self._once, digest))
         except Absent:
-            # Missing if a row still says otherwise, else deleted since the survey.
-            entry = look(self._store, digest.key, self._stop)
+            # Missing if a row still references it, else deleted since it was listed.
+            entry = entry_at(self._store, digest.key, self._cancel)
             gone = entry is None or not entry.missing
             yield Verified(digest, Verdict.GONE if gone else Verdict.MISSING)
         except Corrupt as error:
@@ -230,7 +344,7 @@ class _Hasher:
                 return self._verdict(digest, stat.sha256, stat)
         found, stat = self._store.digest_of(digest.key, self._bandwidth.spend)
         if found != digest:
-            # Damaged at rest, or only on the way to us? A second reading tells.
+            # A second reading tells damage at rest from damage on the way to us.
             found, stat = self._store.digest_of(digest.key, self._bandwidth.spend)
         return self._verdict(digest, found, stat)
 
@@ -260,12 +374,12 @@ def _damage(verified: Verified, summary: VerifySummary, run: Run) -> None:
     logger.error("%s is %s: %s", key, verdict.replace("_", " "), detail)
     run.report.write({"key": key, "verdict": verdict, "detail": detail})
     if len(summary.damaged) >= MOST_DAMAGED:
-        run.stop.request(ExitStatus.DAMAGE_FOUND, "too much damage to go on")
+        run.cancel.request(ExitStatus.DAMAGE_FOUND, "too much damage to go on")
 
 
-def _remember(intact: list[BlobStat], stop: Stop, *, at_least: int = 1) -> None:
+def _record_intact(intact: list[BlobStat], cancel: CancelToken, *, at_least: int = 1) -> None:
     if len(intact) >= at_least:
-        query(partial(verifications.record, intact), stop)
+        query(partial(verifications.record, intact), cancel)
         intact.clear()
 
 
@@ -275,7 +389,7 @@ def _repair(store: BlobStore, summary: VerifySummary, run: Run) -> None:
         [digest for digest, found in summary.damaged.items() if found.verdict is verdict]
         for verdict in (Verdict.CORRUPT, Verdict.MISSING, Verdict.UNREADABLE)
     )
-    for key, action in repair(store, corrupt, missing, unreadable, run.stop):
+    for key, action in repair(store, corrupt, missing, unreadable, run.cancel):
         run.report.write({"key": key, "action": action})
         summary.quarantined += action == "quarantined"
         if action == "restored":

@@ -16,7 +16,7 @@ import pytest
 from django.db import connection
 
 from attachments.maintenance import cleanup as module
-from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.runner import CancelToken
 from attachments.models import Attachment
 from attachments.tests.legacy import (
     assert_whole,
@@ -30,6 +30,7 @@ from attachments.tests.legacy import (
     terminate_others,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import Absent, BlobStore, Corrupt, StoreError, Unreachable
 from parts.models import Part
 
@@ -154,7 +155,7 @@ def test_verify_content_takes_what_is_missing_or_cut_short_for_damage(
     error: type[StoreError],
 ) -> None:
     """It was there in the listing, and is not when it is read."""
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     broken = Digest.of(b"bb").key
     real = store.digest_of
 
@@ -175,7 +176,7 @@ def test_verify_content_takes_what_is_missing_or_cut_short_for_damage(
 def test_verify_content_reads_again_what_did_not_answer(
     store: BlobStore, migrated: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     real = store.digest_of
     errors: list[StoreError] = [Unreachable("503"), Unreachable("503")]
 
@@ -245,13 +246,13 @@ def test_unknown_keys_are_listed_and_left_alone(
 
 
 @on_disk
-def test_orphans_of_the_known_pattern_go_too(
+def test_unreferenced_objects_of_the_known_pattern_go_too(
     store: BlobStore, part: Part, migrated: list[str]
 ) -> None:
-    orphan = legacy_key(part, "jpg")
-    put(store, orphan, b"orphan")
+    unreferenced = legacy_key(part, "jpg")
+    put(store, unreferenced, b"unreferenced")
     assert run(*CLEANUP)[0] == 0
-    assert orphan not in keys_of(store)
+    assert unreferenced not in keys_of(store)
 
 
 @on_disk
@@ -323,7 +324,7 @@ def test_what_was_deleted_before_a_listing_failed_is_told(
     monkeypatch.setattr(module, "BATCH", 1)
     real = module.outside_cas
 
-    def cut_short(store: BlobStore, stop: Stop) -> Any:
+    def cut_short(store: BlobStore, stop: CancelToken) -> Any:
         yield from list(real(store, stop))[:2]
         raise Unreachable("the second page never came")
 

@@ -16,10 +16,9 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from attachments import locks, references
-from attachments.maintenance import clocks, collect, database, pacing
-from attachments.maintenance.database import LOCK_SPACE, run_lock
-from attachments.maintenance.run import ExitStatus
-from attachments.models import Attachment, CondemnedBlob
+from attachments.locks import LOCK_SPACE, run_lock
+from attachments.maintenance import collect
+from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
     blobs,
@@ -32,6 +31,7 @@ from attachments.tests.legacy import (
 )
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 
@@ -61,11 +61,13 @@ def kept(store: BlobStore, part: Part, tmp_path: Path) -> Digest:
 
 
 @pytest.fixture
-def garbage(store: BlobStore, tmp_path: Path) -> Digest:
-    return put_blob(store, b"garbage", tmp_path)
+def unreferenced(store: BlobStore, tmp_path: Path) -> Digest:
+    return put_blob(store, b"unreferenced", tmp_path)
 
 
-def test_only_what_no_row_references_goes(store: BlobStore, kept: Digest, garbage: Digest) -> None:
+def test_only_what_no_row_references_goes(
+    store: BlobStore, kept: Digest, unreferenced: Digest
+) -> None:
     status, output = run(*COLLECT)
     summary = summary_of(output)
     assert status == 0, output
@@ -77,7 +79,7 @@ def test_only_what_no_row_references_goes(store: BlobStore, kept: Digest, garbag
 def test_a_dry_run_deletes_nothing(
     store: BlobStore,
     kept: Digest,
-    garbage: Digest,
+    unreferenced: Digest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -87,16 +89,18 @@ def test_a_dry_run_deletes_nothing(
         "collect_garbage", "--dry-run", "--grace", "0", "--json", "--report", str(report)
     )
     assert status == 0
-    assert blobs(store) == {kept, garbage}
+    assert blobs(store) == {kept, unreferenced}
     assert summary_of(output)["collected"] == 1
     assert json.loads(report.read_text()) == {
-        "key": garbage.key,
+        "key": unreferenced.key,
         "bytes": 7,
         "outcome": "would_delete",
     }
 
 
-def test_a_dry_run_says_what_to_type_next(store: BlobStore, kept: Digest, garbage: Digest) -> None:
+def test_a_dry_run_says_what_to_type_next(
+    store: BlobStore, kept: Digest, unreferenced: Digest
+) -> None:
     _, output = run("collect_garbage", "--dry-run", "--grace", "0s", "--max-delete-percent", "50")
     command = "manage.py collect_garbage --grace 0s --max-delete-percent 50"
     assert output.rstrip().endswith(f"Next: {command}")
@@ -104,11 +108,11 @@ def test_a_dry_run_says_what_to_type_next(store: BlobStore, kept: Digest, garbag
     assert blobs(store) == {kept}
 
 
-def test_the_grace_period_protects(store: BlobStore, kept: Digest, garbage: Digest) -> None:
+def test_the_grace_period_protects(store: BlobStore, kept: Digest, unreferenced: Digest) -> None:
     status, output = run("collect_garbage", "--yes-i-am-sure", "--json")
     assert status == 0
     assert summary_of(output)["in_grace_period"] == 1
-    assert blobs(store) == {kept, garbage}
+    assert blobs(store) == {kept, unreferenced}
 
 
 @on_disk
@@ -116,7 +120,7 @@ def test_the_grace_period_protects_young_ones_among_old_ones(
     store: Any, kept: Digest, tmp_path: Path
 ) -> None:
     """As many go as are old, and they are those: the young come first in the listing."""
-    contents = sorted((b"garbage %d" % number for number in range(6)), key=Digest.of)
+    contents = sorted((b"unreferenced %d" % number for number in range(6)), key=Digest.of)
     young, old = contents[:3], contents[3:]
     for content in contents:
         put_blob(store, content, tmp_path)
@@ -131,37 +135,37 @@ def test_the_grace_period_protects_young_ones_among_old_ones(
 
 @on_disk
 def test_a_deletion_in_flight_is_still_on_record_after_the_next_collection(
-    store: BlobStore, kept: Digest, garbage: Digest
+    store: BlobStore, kept: Digest, unreferenced: Digest
 ) -> None:
     """What a collection that was killed has sent may be carried out later."""
     in_flight, over = Digest.of(b"in flight"), Digest.of(b"over")
     now = timezone.now()
     for digest, since in ((in_flight, now), (over, now - locks.LONGEST_REQUEST * 2)):
-        CondemnedBlob.objects.create(digest=digest.hex, since=since)
+        PendingDeletion.objects.create(digest=digest.hex, since=since)
     assert run(*COLLECT)[0] == 0
-    assert [row.digest for row in CondemnedBlob.objects.all()] == [in_flight.hex]
+    assert [row.digest for row in PendingDeletion.objects.all()] == [in_flight.hex]
 
 
 @on_disk
-def test_it_asks_first(store: BlobStore, garbage: Digest) -> None:
+def test_it_asks_first(store: BlobStore, unreferenced: Digest) -> None:
     assert run("collect_garbage", "--grace", "0")[0] == ExitStatus.REFUSED
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {unreferenced}
 
 
 @on_disk
 def test_a_missing_referenced_blob_stops_it(
-    store: BlobStore, part: Part, kept: Digest, garbage: Digest
+    store: BlobStore, part: Part, kept: Digest, unreferenced: Digest
 ) -> None:
     make_row(part, Digest.of(b"lost").key, 4)
     status, output = run(*COLLECT)
     assert status == ExitStatus.DAMAGE_FOUND
     assert Digest.of(b"lost").key in output
-    assert blobs(store) == {kept, garbage}
+    assert blobs(store) == {kept, unreferenced}
 
 
 @on_disk
 def test_a_listing_that_ends_early_stops_it(
-    store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, kept: Digest, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = store.scan
 
@@ -173,19 +177,19 @@ def test_a_listing_that_ends_early_stops_it(
     status, _output = run(*COLLECT)
     monkeypatch.undo()
     assert status == ExitStatus.UNAVAILABLE
-    assert blobs(store) == {kept, garbage}
+    assert blobs(store) == {kept, unreferenced}
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_clocks_apart_stop_it(
-    store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch, hours: int
+    store: BlobStore, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     elsewhen = timezone.now() + timedelta(hours=hours)
-    monkeypatch.setattr(clocks, "database_now", lambda: elsewhen)
+    monkeypatch.setattr(collect, "database_now", lambda: elsewhen)
     status, output = run(*COLLECT)
     assert status == ExitStatus.REFUSED
     assert "clocks" in output
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {unreferenced}
 
 
 @on_disk
@@ -205,34 +209,34 @@ def test_an_abnormal_share_is_refused(
 
 @on_disk
 def test_a_few_may_go_unless_the_operator_says_otherwise(
-    store: BlobStore, kept: Digest, garbage: Digest
+    store: BlobStore, kept: Digest, unreferenced: Digest
 ) -> None:
     for percent in ("0", "49"):
         status, output = run(*COLLECT, "--max-delete-percent", percent)
         assert status == ExitStatus.REFUSED
         assert f"the {percent} % allowed" in output
-    assert blobs(store) == {kept, garbage}
+    assert blobs(store) == {kept, unreferenced}
     assert run(*COLLECT)[0] == 0
     assert blobs(store) == {kept}
 
 
 @on_disk
-def test_the_last_blob_goes_only_when_all_may(store: BlobStore, garbage: Digest) -> None:
+def test_the_last_blob_goes_only_when_all_may(store: BlobStore, unreferenced: Digest) -> None:
     """A database without rows is more often the wrong one than one whose parts are all gone."""
     for options in ((), ("--max-delete-percent", "99")):
         status, output = run(*COLLECT, *options)
         assert status == ExitStatus.REFUSED
         assert "the right database" in output
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {unreferenced}
     assert run(*ALL)[0] == 0
     assert blobs(store) == set()
 
 
 @on_disk
-def test_a_blob_of_the_future_stays_and_stops_nothing(
+def test_a_blob_dated_in_the_future_stays_and_stops_nothing(
     store: Any,
     kept: Digest,
-    garbage: Digest,
+    unreferenced: Digest,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -243,22 +247,22 @@ def test_a_blob_of_the_future_stays_and_stops_nothing(
     assert status == 0, output
     assert summary_of(output)["in_grace_period"] == 1
     assert blobs(store) == {kept, odd}
-    assert f"{odd.key} is of the future" in caplog.text
+    assert f"{odd.key} is dated in the future" in caplog.text
 
 
 def test_strange_keys_are_left_alone(store: BlobStore, disk_store: BlobStore) -> None:
     """Another program may have put something below `cas/`; it is not ours to delete."""
-    stray = Path(disk_store.location) / "cas" / "README"  # type: ignore[attr-defined]
-    stray.parent.mkdir(parents=True, exist_ok=True)
-    stray.write_text("not a blob")
+    other = Path(disk_store.location) / "cas" / "README"  # type: ignore[attr-defined]
+    other.parent.mkdir(parents=True, exist_ok=True)
+    other.write_text("not a blob")
     status, output = run(*COLLECT)
     assert status == 0
-    assert summary_of(output)["strays_left_alone"] == 1
-    assert stray.exists()
+    assert summary_of(output)["other_keys_left_alone"] == 1
+    assert other.exists()
 
 
 @on_disk
-def test_the_older_layout_is_none_of_its_business(store: BlobStore, garbage: Digest) -> None:
+def test_the_older_layout_is_none_of_its_business(store: BlobStore, unreferenced: Digest) -> None:
     put(store, "parts/1/attachments/x.pdf", b"legacy")
     run(*ALL)
     assert [stat.key for stat in store.scan("")] == ["parts/1/attachments/x.pdf"]
@@ -266,15 +270,15 @@ def test_the_older_layout_is_none_of_its_business(store: BlobStore, garbage: Dig
 
 @on_disk
 def test_a_failed_delete_is_counted_and_the_rest_goes(
-    store: BlobStore, garbage: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, unreferenced: Digest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
-    other = put_blob(store, b"more garbage", tmp_path)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
+    other = put_blob(store, b"more unreferenced", tmp_path)
     real = store.remove_many
 
     def failing(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
         for key in keys:
-            if key == garbage.key:
+            if key == unreferenced.key:
                 yield key, Unreachable("InternalError", key=key)
             else:
                 yield from real([key])
@@ -283,7 +287,7 @@ def test_a_failed_delete_is_counted_and_the_rest_goes(
     status, output = run(*ALL)
     assert status == ExitStatus.ITEMS_FAILED
     assert summary_of(output)["failures"] == {"unreachable": 1}
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {unreferenced}
     assert other not in blobs(store)
 
 
@@ -297,7 +301,7 @@ def test_a_store_that_deletes_nothing_is_one_error(
     error: type[StoreError],
 ) -> None:
     monkeypatch.setattr(collect, "BATCH", 2)
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     for content in (b"1", b"2", b"3"):
         put_blob(store, content, tmp_path)
     calls: list[list[str]] = []
@@ -316,9 +320,9 @@ def test_a_store_that_deletes_nothing_is_one_error(
 
 @on_disk
 def test_a_store_that_asks_for_time_gets_it(
-    store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, kept: Digest, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     real = store.remove_many
     refusals = iter([Unreachable("SlowDown")] * 2)
 
@@ -354,7 +358,7 @@ def test_what_crashed_uploads_left_goes_when_no_upload_can_be_that_old(
 def test_an_upload_onto_a_blob_being_collected_survives(
     store: BlobStore,
     part: Part,
-    garbage: Digest,
+    unreferenced: Digest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -369,7 +373,7 @@ def test_an_upload_onto_a_blob_being_collected_survives(
     def upload() -> None:
         try:
             begun.set()
-            bytes_again = staged(b"garbage", tmp_path / "again")
+            bytes_again = staged(b"unreferenced", tmp_path / "again")
             references.attach(
                 part,
                 StagedUpload(bytes_again, "a.pdf", "application/pdf", Attachment.Kind.PDF),
@@ -395,31 +399,31 @@ def test_an_upload_onto_a_blob_being_collected_survives(
     assert status == 0
     assert failures == []
     row = Attachment.objects.get(title="again")
-    assert store.digest_of(row.s3_key or "")[0] == garbage
+    assert store.digest_of(row.s3_key or "")[0] == unreferenced
 
 
 @on_disk
 def test_a_blob_in_use_is_left_out(
-    store: BlobStore, part: Part, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, part: Part, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is committed between the plan and the lock."""
     real = references.collecting
 
     def after_a_commit(store: BlobStore, digests: set[Digest]) -> Any:
-        make_row(part, garbage.key, 7)
+        make_row(part, unreferenced.key, 7)
         return real(store, digests)
 
     monkeypatch.setattr(references, "collecting", after_a_commit)
     status, output = run(*ALL)
     assert status == 0
     assert summary_of(output)["in_use"] == 1
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {unreferenced}
 
 
 @on_disk
 @pytest.mark.postgres
 def test_a_lock_lost_with_its_connection_deletes_nothing(
-    store: BlobStore, kept: Digest, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, kept: Digest, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = locks._try_exclusive
 
@@ -432,7 +436,7 @@ def test_a_lock_lost_with_its_connection_deletes_nothing(
     status, _output = run(*COLLECT)
     connection.close()
     assert status == ExitStatus.UNAVAILABLE
-    assert blobs(store) == {kept, garbage}
+    assert blobs(store) == {kept, unreferenced}
 
 
 @on_disk
@@ -441,7 +445,7 @@ def test_a_lock_lost_with_its_connection_deletes_nothing(
 def test_a_run_that_lost_its_lock_takes_it_again_or_ends(
     store: BlobStore,
     kept: Digest,
-    garbage: Digest,
+    unreferenced: Digest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     taken: bool,
@@ -449,7 +453,7 @@ def test_a_run_that_lost_its_lock_takes_it_again_or_ends(
     """Another one may have begun when this one is connected again."""
     other = connections.create_connection("default")
     monkeypatch.setattr(collect, "BATCH", 1)
-    put_blob(store, b"more garbage", tmp_path)
+    put_blob(store, b"more unreferenced", tmp_path)
     real = store.remove_many
 
     def and_close(keys: Iterable[str]) -> Iterator[tuple[str, StoreError | None]]:
@@ -458,7 +462,7 @@ def test_a_run_that_lost_its_lock_takes_it_again_or_ends(
         if taken:
             with other.cursor() as cursor:
                 cursor.execute(
-                    "SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, database._number("collect")]
+                    "SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, locks._number("collect")]
                 )
 
     monkeypatch.setattr(store, "remove_many", and_close)
@@ -470,7 +474,7 @@ def test_a_run_that_lost_its_lock_takes_it_again_or_ends(
 
 @on_disk
 @pytest.mark.postgres
-def test_two_collections_exclude_each_other(store: BlobStore, garbage: Digest) -> None:
+def test_two_collections_exclude_each_other(store: BlobStore, unreferenced: Digest) -> None:
     outcome: list[int] = []
 
     def second() -> None:
@@ -482,4 +486,4 @@ def test_two_collections_exclude_each_other(store: BlobStore, garbage: Digest) -
         thread.start()
         thread.join(30)
     assert outcome == [ExitStatus.LOCKED]
-    assert blobs(store) == {garbage}
+    assert blobs(store) == {unreferenced}

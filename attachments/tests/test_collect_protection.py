@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from attachments import references
-from attachments.maintenance import cleanup, collect, pacing
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance import cleanup, collect
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, staged
 from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
 from attachments.tests.waiting import in_thread
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 
@@ -43,7 +43,7 @@ Outcomes = Iterator[tuple[str, StoreError | None]]
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ def make_old(store: Any, digest: Digest, days: float) -> None:
 def test_the_grace_period_counts_when_deleting(
     store: BlobStore, part: Part, put_blob: Callable[[bytes], Digest], young_first: bool
 ) -> None:
-    """Not only in the count: there is old garbage to delete, before and behind the young."""
+    """Not only in the count: there is old unreferenced to delete, before and behind the young."""
     kept = put_blob(b"kept")
     make_row(part, kept.key, 4)
-    digests = sorted(put_blob(b"garbage %d" % number) for number in range(6))
+    digests = sorted(put_blob(b"unreferenced %d" % number) for number in range(6))
     young, old = (digests[:3], digests[3:]) if young_first else (digests[3:], digests[:3])
     for digest in [*old, kept]:
         make_old(store, digest, days=3)
@@ -99,7 +99,7 @@ def test_a_delete_in_flight_is_remembered_by_the_next_collection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The store may still carry out what the first one asked for, whatever comes in between."""
-    garbage = put_blob(PDF)
+    unreferenced = put_blob(PDF)
     with monkeypatch.context() as silent:
         silent.setattr(store, "remove_many", unanswered)
         assert run(*COLLECT, "--grace", "0")[0] == ExitStatus.UNAVAILABLE
@@ -112,7 +112,7 @@ def test_a_delete_in_flight_is_remembered_by_the_next_collection(
     with pytest.raises(Unreachable):
         references.attach(part, upload, "again")
     assert not Attachment.objects.exists()
-    assert garbage not in blobs(store)
+    assert unreferenced not in blobs(store)
 
 
 @on_disk
@@ -163,7 +163,7 @@ def test_no_more_is_deleted_than_was_planned(
     put_blob: Callable[[bytes], Digest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What has become garbage since has not been part of the share that was allowed."""
+    """What has become unreferenced since has not been part of the share that was allowed."""
     digests = sorted(put_blob(b"content %d" % number) for number in range(6))
     for digest in digests[1:]:
         make_row(part, digest.key, 9)
@@ -178,7 +178,7 @@ def test_no_more_is_deleted_than_was_planned(
 
     monkeypatch.setattr(store, "scan", rows_go_after_the_plan)
     status, output = run(*COLLECT, "--grace", "0")
-    assert (status, summary_of(output)["garbage"]) == (0, 1), output
+    assert (status, summary_of(output)["unreferenced"]) == (0, 1), output
     assert summary_of(output)["collected"] == 1
     assert len(blobs(store)) == 5
 
@@ -209,7 +209,7 @@ def test_a_signal_ends_it_before_the_next_batch(
     monkeypatch.setattr(cleanup, "BATCH", 2)
     if command == "collect_garbage":
         for number in range(5):
-            put_blob(b"garbage %d" % number)
+            put_blob(b"unreferenced %d" % number)
         arguments = (*COLLECT[1:], "--grace", "0")
     else:
         for number in range(5):

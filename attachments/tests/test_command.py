@@ -22,13 +22,13 @@ from django.db import (
     connections,
 )
 
+from attachments.locks import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.command import MaintenanceCommand
-from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
-from attachments.maintenance.frame import Output, running
-from attachments.maintenance.run import ExitStatus, Halt
-from attachments.maintenance.summary import RunSummary
+from attachments.maintenance.report import RunSummary
+from attachments.maintenance.runner import Output, maintenance_run
 from attachments.tests.legacy import make_legacy, make_row, on_disk, run, summary_of
 from cas.digest import Digest
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStore, Denied, StoreFull
 from parts.models import Part
 
@@ -115,8 +115,7 @@ def test_a_migration_goes_on_with_everything_but_its_limit() -> None:
 
 
 def test_rates_are_those_of_the_whole_run() -> None:
-    from attachments.maintenance.migrate import MigrationSummary
-    from attachments.maintenance.transfer import RowOutcome
+    from attachments.maintenance.migrate import MigrationSummary, RowOutcome
 
     summary = MigrationSummary(bytes=10, seconds=2.0)
     summary.outcomes[RowOutcome.MIGRATED] = 5
@@ -136,7 +135,7 @@ def raising(error: Exception) -> Callable[[], None]:
 
 
 ENDS = {
-    "halt": (raising(Halt(ExitStatus.REFUSED, "a check refuses")), ExitStatus.REFUSED),
+    "halt": (raising(RunAborted(ExitStatus.REFUSED, "a check refuses")), ExitStatus.REFUSED),
     "store": (raising(Denied("expired")), ExitStatus.UNAVAILABLE),
     "full": (raising(StoreFull("no room")), ExitStatus.UNAVAILABLE),
     "database": (raising(OperationalError("gone")), ExitStatus.UNAVAILABLE),
@@ -150,9 +149,9 @@ ENDS = {
 def test_every_end_is_in_the_summary(name: str) -> None:
     act, status = ENDS[name]
     summary = RunSummary()
-    with running(summary, Output(OutputWrapper(StringIO()))) as started:
+    with maintenance_run(summary, Output(OutputWrapper(StringIO()))) as started:
         act()
-        started.stop.sleep(60)
+        started.cancel.sleep(60)
     assert summary.status is status
     assert summary.reason
 
@@ -160,18 +159,18 @@ def test_every_end_is_in_the_summary(name: str) -> None:
 def test_the_first_reason_is_the_one_told() -> None:
     summary = RunSummary()
     fails = raising(Denied("second"))
-    with running(summary, Output(OutputWrapper(StringIO()))) as started:
-        started.stop.request(ExitStatus.LIMIT_REACHED, "first")
+    with maintenance_run(summary, Output(OutputWrapper(StringIO()))) as started:
+        started.cancel.request(ExitStatus.LIMIT_REACHED, "first")
         fails()
     assert (summary.status, summary.reason) == (ExitStatus.LIMIT_REACHED, "first")
 
 
 def test_failures_are_not_hidden_by_a_limit() -> None:
     summary = RunSummary()
-    with running(summary, Output(OutputWrapper(StringIO()))) as started:
+    with maintenance_run(summary, Output(OutputWrapper(StringIO()))) as started:
         for number in range(9):
             summary.fail("absent", f"row {number}")
-        started.stop.request(ExitStatus.LIMIT_REACHED, "enough")
+        started.cancel.request(ExitStatus.LIMIT_REACHED, "enough")
     assert summary.status is ExitStatus.ITEMS_FAILED
     assert summary.figures()["failures"] == {"absent": 9}
     assert summary.figures()["samples"] == [f"row {number}" for number in range(5)]

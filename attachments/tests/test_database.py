@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 
-from attachments.locks import Hold, excluding
-from attachments.maintenance import database, pacing
-from attachments.maintenance.database import (
+from attachments import locks
+from attachments.locks import (
     LEGACY_LAYOUT,
+    SharedLock,
     claim_block,
+    exclusive_lock,
     release_block,
     require_lock,
     run_lock,
 )
 from attachments.maintenance.retry import query
-from attachments.maintenance.run import ExitStatus, Halt, Stop
+from attachments.maintenance.runner import CancelToken
 from attachments.tests.legacy import run, terminate_others
 from cas.digest import Digest
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStore
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,8 +39,8 @@ def elsewhere(work: Callable[[], Any]) -> Any:
     def working() -> None:
         try:
             given.append(work())
-        except Halt as halt:
-            given.append(halt.status)
+        except RunAborted as aborted:
+            given.append(aborted.exit_status)
         finally:
             connections.close_all()
 
@@ -82,10 +84,10 @@ def test_a_session_that_holds_a_lock_may_idle(disk_store: BlobStore) -> None:
     with run_lock("idle"):
         assert idle_timeout() == "0"
     limit()
-    with excluding(disk_store, [digest]):
+    with exclusive_lock(disk_store, [digest]):
         assert idle_timeout() == "0"
     limit()
-    hold = Hold()
+    hold = SharedLock()
     hold.take(digest)
     assert idle_timeout() == "0"
     hold.release()
@@ -111,7 +113,7 @@ class Cut:
 
 @pytest.fixture
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.mark.postgres
@@ -126,7 +128,7 @@ def test_shared_locks_and_claims_outlive_their_connection() -> None:
 
     with run_lock(LEGACY_LAYOUT, shared=True):
         assert claim_block(7)
-        assert query(Cut(), Stop()) == 2
+        assert query(Cut(), CancelToken()) == 2
         assert others() == (ExitStatus.LOCKED, False)
         release_block(7)
     assert others() == (ExitStatus.DONE, True)
@@ -149,11 +151,11 @@ def test_a_run_ends_when_another_took_its_lock_meanwhile() -> None:
         other.start()
         assert entered.wait(20)
 
-    with run_lock(LEGACY_LAYOUT, shared=True), pytest.raises(Halt) as halted:
-        query(Cut(meanwhile=begin), Stop())
+    with run_lock(LEGACY_LAYOUT, shared=True), pytest.raises(RunAborted) as halted:
+        query(Cut(meanwhile=begin), CancelToken())
     leave.set()
     other.join()
-    assert halted.value.status is ExitStatus.LOCKED
+    assert halted.value.exit_status is ExitStatus.LOCKED
 
 
 @pytest.mark.postgres
@@ -162,10 +164,10 @@ def test_a_lock_held_alone_is_not_taken_again() -> None:
     """Others may have begun and ended meanwhile; what was checked before need not hold now."""
     with run_lock(LEGACY_LAYOUT):
         require_lock(LEGACY_LAYOUT)
-        query(Cut(), Stop())
-        with pytest.raises(Halt) as halted:
+        query(Cut(), CancelToken())
+        with pytest.raises(RunAborted) as halted:
             require_lock(LEGACY_LAYOUT)
-    assert halted.value.status is ExitStatus.UNAVAILABLE
+    assert halted.value.exit_status is ExitStatus.UNAVAILABLE
 
 
 @pytest.mark.postgres
@@ -175,7 +177,7 @@ def test_a_pooler_that_lends_sessions_is_refused(
 ) -> None:
     """The second connection's session is the first one's, or that one gets another."""
     answers = iter(sessions)
-    monkeypatch.setattr(database, "_session_of", lambda through: next(answers))
+    monkeypatch.setattr(locks, "_session_of", lambda through: next(answers))
     status, output = run(*MIGRATE)
     assert status == ExitStatus.REFUSED
     assert "pool by session" in output

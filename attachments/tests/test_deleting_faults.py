@@ -17,9 +17,8 @@ from django.db.models import F
 
 from attachments import verifications
 from attachments.locks import LONGEST_REQUEST
-from attachments.maintenance import cleanup, collect, pacing
-from attachments.maintenance.run import ExitStatus
-from attachments.models import Attachment, CondemnedBlob
+from attachments.maintenance import cleanup, collect
+from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
     assert_whole,
@@ -33,6 +32,7 @@ from attachments.tests.legacy import (
     terminate_others,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Denied, StoreError, Unreachable
 from parts.models import Part
 from tests.s3 import S3Server
@@ -53,7 +53,7 @@ KILLS = 5
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
 
 
@@ -232,7 +232,7 @@ def other_sessions() -> int:
 
 def wait_out() -> None:
     """The time for which a delete of a killed run may still be carried out."""
-    CondemnedBlob.objects.update(since=F("since") - LONGEST_REQUEST)
+    PendingDeletion.objects.update(since=F("since") - LONGEST_REQUEST)
 
 
 @on_disk
@@ -254,7 +254,7 @@ def test_collections_killed_again_and_again(
     assert blobs(store) == kept
     wait_out()
     assert run(*COLLECT)[0] == 0
-    assert not CondemnedBlob.objects.exists()
+    assert not PendingDeletion.objects.exists()
 
 
 @on_disk

@@ -14,10 +14,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import PDF
 from attachments.tests.legacy import assert_whole, blobs, make_legacy, run, summary_of
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 from tests.s3 import S3Server

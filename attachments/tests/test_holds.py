@@ -14,7 +14,7 @@ from django.utils import timezone
 from attachments import references
 from attachments.maintenance import cleanup as cleanup_module
 from attachments.maintenance.repair import repair
-from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.runner import CancelToken
 from attachments.models import Attachment
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
@@ -30,6 +30,7 @@ from attachments.tests.legacy import (
     summary_of,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, StoreError
 from parts.models import Part, SourceRow
 
@@ -116,12 +117,12 @@ def test_nothing_goes_that_the_source_still_names(
 ) -> None:
     """Import, migrate, verify, cleanup and a collection with no grace."""
     before = keys_of(store)
-    garbage = put_blob(store, b"garbage", tmp_path)
+    unreferenced = put_blob(store, b"unreferenced", tmp_path)
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     status, output = run("verify_cas", "--json")
     verified = summary_of(output)
     assert status == 0, output
-    assert (verified["missing"], verified["held"], verified["orphans"]) == (0, 1, 1)
+    assert (verified["missing"], verified["held"], verified["unreferenced"]) == (0, 1, 1)
     assert run("migration_status", "--check-objects")[0] == 0
     status, output = run(*CLEANUP)
     cleaned = summary_of(output)
@@ -132,7 +133,7 @@ def test_nothing_goes_that_the_source_still_names(
     assert status == 0, output
     assert (collected["collected"], collected["held"]) == (1, 1)
     assert before <= keys_of(store)
-    assert garbage not in keys_of(store)
+    assert unreferenced not in keys_of(store)
     assert_whole(store)
 
 
@@ -304,7 +305,7 @@ def test_a_hold_that_comes_while_a_blob_is_moved_aside_keeps_it(
         recorded(key)
 
     monkeypatch.setattr(store, "copy", then_held)
-    assert list(repair(store, [Digest.from_key(key)], [], [], Stop())) == []
+    assert list(repair(store, [Digest.from_key(key)], [], [], CancelToken())) == []
     assert key in keys_of(store)
 
 

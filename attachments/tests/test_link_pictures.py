@@ -9,7 +9,7 @@ from django.test import Client
 
 from attachments import references
 from attachments.links import links
-from attachments.locks import Hold
+from attachments.locks import SharedLock
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, file_fields, picture
 from attachments.tests.legacy import legacy_key, make_row, on_disk, put, run, summary_of
@@ -298,6 +298,6 @@ def test_a_row_that_moves_unseen_keeps_its_type(store: BlobStore, part: Part) ->
     digest = moved(link(part, store)).digest
     row = link(part, content_type="image/png")
     assert digest is not None
-    assert references.repoint(row.pk, row.s3_key or "", digest, len(PICTURE), Hold())
+    assert references.repoint(row.pk, row.s3_key or "", digest, len(PICTURE), SharedLock())
     row.refresh_from_db()
     assert (row.digest, row.content_type) == (digest, "image/png")

@@ -18,9 +18,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from attachments import locks, references
-from attachments.locks import Hold, excluding, hold_shared
-from attachments.maintenance.run import ExitStatus, Stop
-from attachments.models import Attachment, CondemnedBlob
+from attachments.locks import SharedLock, exclusive_lock, lock_shared
+from attachments.maintenance.runner import CancelToken
+from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import PDF, legacy_row, staged
 from attachments.tests.legacy import (
     blobs,
@@ -33,6 +33,7 @@ from attachments.tests.legacy import (
 )
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, StoreError, Unreachable
 from parts.models import Part
 
@@ -50,8 +51,8 @@ def part() -> Part:
 
 
 @pytest.fixture
-def garbage(store: BlobStore, tmp_path: Path) -> Digest:
-    store.create(staged(PDF, tmp_path / "garbage"))
+def unreferenced(store: BlobStore, tmp_path: Path) -> Digest:
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     return DIGEST
 
 
@@ -76,8 +77,8 @@ def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work).result(timeout=20)
 
 
-def age_condemned() -> None:
-    CondemnedBlob.objects.update(since=F("since") - locks.LONGEST_REQUEST - timedelta(seconds=1))
+def age_pending_deletions() -> None:
+    PendingDeletion.objects.update(since=F("since") - locks.LONGEST_REQUEST - timedelta(seconds=1))
 
 
 @on_disk
@@ -85,7 +86,7 @@ def age_condemned() -> None:
 @pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "idle_session_timeout"])
 def test_a_session_that_waits_for_its_deletes_is_not_ended(
     store: BlobStore,
-    garbage: Digest,
+    unreferenced: Digest,
     part: Part,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -124,7 +125,7 @@ def test_a_session_that_waits_for_its_deletes_is_not_ended(
 @pytest.mark.postgres
 def test_an_upload_is_refused_while_a_delete_of_a_dead_session_is_in_flight(
     store: BlobStore,
-    garbage: Digest,
+    unreferenced: Digest,
     part: Part,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -147,7 +148,7 @@ def test_an_upload_is_refused_while_a_delete_of_a_dead_session_is_in_flight(
     # For as long as a request can take, and no longer.
     with pytest.raises(Unreachable):
         upload(part, tmp_path)
-    age_condemned()
+    age_pending_deletions()
     row = upload(part, tmp_path)
     assert store.digest_of(row.s3_key or "")[0] == DIGEST
 
@@ -156,7 +157,7 @@ def test_an_upload_is_refused_while_a_delete_of_a_dead_session_is_in_flight(
 def test_a_collector_killed_with_a_delete_in_flight(
     store: BlobStore,
     s3_server: Any,
-    garbage: Digest,
+    unreferenced: Digest,
     part: Part,
     tmp_path: Path,
 ) -> None:
@@ -172,18 +173,18 @@ def test_a_collector_killed_with_a_delete_in_flight(
     with pytest.raises(Unreachable):
         upload(part, tmp_path)
     wait_until(lambda: not blobs(store))
-    age_condemned()
+    age_pending_deletions()
     row = upload(part, tmp_path)
     assert store.digest_of(row.s3_key or "")[0] == DIGEST
     assert run(*COLLECT)[0] == 0
-    assert not CondemnedBlob.objects.exists()
+    assert not PendingDeletion.objects.exists()
     assert blobs(store) == {DIGEST}
 
 
 @on_disk
 def test_a_delete_that_was_not_answered_may_still_come(
     store: BlobStore,
-    garbage: Digest,
+    unreferenced: Digest,
     part: Part,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -192,41 +193,43 @@ def test_a_delete_that_was_not_answered_may_still_come(
 
     def unanswered(keys: Iterable[str]) -> Outcomes:
         for key in keys:
-            yield key, Unreachable("timed out", key=key) if key == garbage.key else None
+            yield key, Unreachable("timed out", key=key) if key == unreferenced.key else None
 
     monkeypatch.setattr(store, "remove_many", unanswered)
-    with excluding(store, [garbage, other]) as exclusion:
-        outcomes = dict(exclusion.remove_many([garbage.key, other.key]))
+    with exclusive_lock(store, [unreferenced, other]) as lock:
+        outcomes = dict(lock.remove_many([unreferenced.key, other.key]))
         with pytest.raises(ValueError, match="once"):
-            list(exclusion.remove_many([garbage.key]))
+            list(lock.remove_many([unreferenced.key]))
     assert outcomes[other.key] is None
-    assert CondemnedBlob.objects.get().digest == garbage.hex
+    assert PendingDeletion.objects.get().digest == unreferenced.hex
     with pytest.raises(Unreachable):
         upload(part, tmp_path)
     with pytest.raises(Unreachable), transaction.atomic():
-        hold_shared([other, garbage])
+        lock_shared([other, unreferenced])
     # A second request that is answered says nothing about the first.
     monkeypatch.undo()
-    with excluding(store, [garbage]) as exclusion:
-        assert dict(exclusion.remove_many([garbage.key])) == {garbage.key: None}
+    with exclusive_lock(store, [unreferenced]) as lock:
+        assert dict(lock.remove_many([unreferenced.key])) == {unreferenced.key: None}
     with pytest.raises(Unreachable):
         upload(part, tmp_path)
 
 
 @on_disk
-def test_what_was_not_sent_is_not_condemned_for_longer(
-    store: BlobStore, garbage: Digest, part: Part, tmp_path: Path
+def test_what_was_not_sent_is_not_pending_for_longer(
+    store: BlobStore, unreferenced: Digest, part: Part, tmp_path: Path
 ) -> None:
-    with excluding(store, [garbage]):
+    with exclusive_lock(store, [unreferenced]):
         pass
-    assert upload(part, tmp_path).s3_key == garbage.key
+    assert upload(part, tmp_path).s3_key == unreferenced.key
 
 
 @on_disk
-def test_only_what_the_lock_was_obtained_for_is_deleted(store: BlobStore, garbage: Digest) -> None:
-    with excluding(store, []) as exclusion, pytest.raises(ValueError, match="lock"):
-        list(exclusion.remove_many([garbage.key]))
-    assert blobs(store) == {garbage}
+def test_only_what_the_lock_was_obtained_for_is_deleted(
+    store: BlobStore, unreferenced: Digest
+) -> None:
+    with exclusive_lock(store, []) as lock, pytest.raises(ValueError, match="lock"):
+        list(lock.remove_many([unreferenced.key]))
+    assert blobs(store) == {unreferenced}
 
 
 @on_disk
@@ -235,15 +238,15 @@ def test_a_migration_waits_for_a_delete_in_flight(
 ) -> None:
     """And then moves the row: it tries again, as it does when a store does not answer."""
     row = legacy_row(part, PDF, tmp_path / "old")
-    CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
+    PendingDeletion.objects.create(digest=DIGEST.hex, since=timezone.now())
     waits: list[float] = []
 
-    def wait(_: Stop, seconds: float) -> None:
+    def wait(_: CancelToken, seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 2:
-            age_condemned()
+            age_pending_deletions()
 
-    monkeypatch.setattr(Stop, "sleep", wait)
+    monkeypatch.setattr(CancelToken, "sleep", wait)
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
@@ -251,19 +254,19 @@ def test_a_migration_waits_for_a_delete_in_flight(
 
 
 @pytest.mark.postgres
-def test_a_hold_does_not_stand_for_a_condemned_digest(disk_store: BlobStore) -> None:
-    CondemnedBlob.objects.create(digest=DIGEST.hex, since=timezone.now())
-    hold = Hold()
+def test_a_shared_lock_is_not_held_on_a_digest_pending_deletion(disk_store: BlobStore) -> None:
+    PendingDeletion.objects.create(digest=DIGEST.hex, since=timezone.now())
+    hold = SharedLock()
     with pytest.raises(Unreachable):
         hold.take(DIGEST)
-    assert not hold.stands_for(DIGEST)
-    with excluding(disk_store, [DIGEST]) as exclusion:
-        assert exclusion.removable
+    assert not hold.is_held(DIGEST)
+    with exclusive_lock(disk_store, [DIGEST]) as lock:
+        assert lock.removable
 
 
 @on_disk
 def test_what_is_stored_for_a_check_is_not_collected(
-    store: BlobStore, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A preflight stores a blob, reads it back and deletes it, while collections go on."""
     statuses: list[int] = []

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @on_disk
 def test_nothing_is_collected_inside_a_transaction(store: BlobStore, tmp_path: Path) -> None:
     """What says that a delete is on its way would not be committed before it is sent."""
-    store.create(staged(PDF, tmp_path / "garbage"))
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     with (
         transaction.atomic(),
         pytest.raises((transaction.TransactionManagementError, RuntimeError)),
-        references.collecting(store, [Digest.of(PDF)]) as exclusion,
+        references.collecting(store, [Digest.of(PDF)]) as lock,
     ):
-        list(exclusion.remove_many([Digest.of(PDF).key]))
+        list(lock.remove_many([Digest.of(PDF).key]))
     assert blobs(store) == {Digest.of(PDF)}

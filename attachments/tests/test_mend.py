@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from attachments import references
-from attachments.locks import hold_shared
-from attachments.maintenance.run import ExitStatus
+from attachments.locks import lock_shared
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, picture
 from attachments.tests.legacy import (
@@ -24,6 +23,7 @@ from attachments.tests.legacy import (
     summary_of,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 
@@ -148,9 +148,9 @@ def test_a_replacement_holds_the_digests_lock(
     def noted(digests: list[Digest]) -> None:
         assert not (Path(store.location) / Digest.of(PDF).key).exists()  # type: ignore[attr-defined]
         held.extend(digests)
-        hold_shared(digests)
+        lock_shared(digests)
 
-    monkeypatch.setattr(references, "hold_shared", noted)
+    monkeypatch.setattr(references, "lock_shared", noted)
     assert mend(row, "--replace-with", str(file))[0] == 0
     assert held == [Digest.of(PDF)]
 

@@ -12,10 +12,9 @@ import pytest
 from django.db import connection
 
 from attachments import references
-from attachments.maintenance import migrate, rows
-from attachments.maintenance.pacing import Bandwidth, Pace
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.transfer import Transfer
+from attachments.maintenance import migrate
+from attachments.maintenance.migrate import Transfer
+from attachments.maintenance.workers import Bandwidth, Pace
 from attachments.models import Attachment
 from attachments.tests.legacy import (
     assert_whole,
@@ -29,6 +28,7 @@ from attachments.tests.legacy import (
     summary_of,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Changed, Denied, Ingested, Unreachable
 from parts.models import Part
 
@@ -69,7 +69,7 @@ def fail_at(
         return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", failing)
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 def test_rows_move_to_the_digest_of_their_bytes(store: BlobStore, part: Part) -> None:
@@ -109,8 +109,8 @@ def test_a_second_run_finds_nothing_to_do(store: BlobStore, part: Part, ingest: 
 def test_rows_that_share_a_key_are_transferred_once(
     store: BlobStore, part: Part, ingest: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(rows, "GROUP_ROWS", 2)
+    monkeypatch.setattr(migrate, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(migrate, "GROUP_ROWS", 2)
     row = make_legacy(store, part, b"shared")
     assert row.s3_key is not None
     for _ in range(6):
@@ -248,8 +248,8 @@ def test_a_blob_collected_before_its_row_moved_is_stored_again(
         if len(calls) == 1:
             # A collection can only come between where the connection that held the digest went.
             connection.close()
-            with references.collecting(store, [Digest.of(b"one")]) as exclusion:
-                list(exclusion.remove_many([Digest.of(b"one").key]))
+            with references.collecting(store, [Digest.of(b"one")]) as lock:
+                list(lock.remove_many([Digest.of(b"one").key]))
         return real(*arguments)
 
     monkeypatch.setattr(references, "repoint", overtaken)
@@ -268,9 +268,9 @@ def test_no_collection_comes_between_a_blob_and_its_row(
     real = references.repoint
 
     def collect() -> None:
-        with references.collecting(store, [Digest.of(b"one")]) as exclusion:
-            offered.append(set(exclusion.removable))
-            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
+        with references.collecting(store, [Digest.of(b"one")]) as lock:
+            offered.append(set(lock.removable))
+            list(lock.remove_many([digest.key for digest in lock.removable]))
         connection.close()
 
     def meanwhile(*arguments: Any) -> bool:
@@ -285,8 +285,8 @@ def test_no_collection_comes_between_a_blob_and_its_row(
     assert_whole(store)
     # It is let go of when the row has moved: another session can have it.
     Attachment.objects.all().delete()
-    with references.collecting(store, [Digest.of(b"one")]) as exclusion:
-        assert exclusion.removable
+    with references.collecting(store, [Digest.of(b"one")]) as lock:
+        assert lock.removable
 
 
 @on_disk
@@ -431,7 +431,7 @@ def test_rows_added_meanwhile_are_counted_as_such(
 
     monkeypatch.setattr(store, "ingest", meanwhile)
     # In small blocks the copy is still ahead when it comes, in one block it is not seen.
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 1 if reached else 10**6)
+    monkeypatch.setattr(migrate, "BLOCK_ROWS", 1 if reached else 10**6)
     status, output = run(*MIGRATE, "--json", "--workers", "1")
     summary = summary_of(output)
     assert (summary["planned"], summary["added"]) == (3, 1)
@@ -447,7 +447,7 @@ def test_rows_that_others_moved_are_told_apart(
     store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [make_legacy(store, part, b"%d" % number) for number in range(3)]
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(migrate, "BLOCK_ROWS", 1)
     real = store.ingest
 
     def meanwhile(source: str, *arguments: Any, **options: Any) -> Ingested:
@@ -529,7 +529,7 @@ def test_a_store_that_does_not_keep_what_is_written_is_found(
     def altered(key: str, on_bytes: Any = None) -> Any:
         return Digest.of(b"something else"), real(key, on_bytes)[1]
 
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr(store, "digest_of", altered)
     status, output = run(*MIGRATE, "--json")
     assert status == ExitStatus.UNAVAILABLE

@@ -15,8 +15,6 @@ import pytest
 from django.db import connection, connections
 
 from attachments import locks, references
-from attachments.maintenance import pacing
-from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.legacy import (
     assert_whole,
@@ -30,6 +28,7 @@ from attachments.tests.legacy import (
     wait_until_ended,
 )
 from cas.digest import Digest, is_cas_key
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Corrupt
 from parts.models import Part
 from tests.s3 import S3Server
@@ -46,7 +45,7 @@ UNAVAILABLE = ExitStatus.UNAVAILABLE
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.005)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.005)
 
 
 @pytest.fixture
@@ -259,7 +258,7 @@ def test_a_session_ended_for_idling_in_a_transaction_is_begun_anew(
     There is one only where the digest was not held all the time.
     """
     rows(store)
-    monkeypatch.setattr(locks.Hold, "stands_for", lambda *_: False)
+    monkeypatch.setattr(locks.SharedLock, "is_held", lambda *_: False)
     real, stalled = store.stat, threading.Lock()
 
     def slow(key: str) -> Any:

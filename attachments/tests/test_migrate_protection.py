@@ -8,7 +8,6 @@ import pytest
 from django.db import DataError, connection
 
 from attachments import references
-from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.legacy import (
     assert_whole,
@@ -20,6 +19,7 @@ from attachments.tests.legacy import (
     summary_of,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 

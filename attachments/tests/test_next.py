@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from attachments.maintenance.cleanup import CleanupSummary
-from attachments.maintenance.collect import CollectSummary
+from attachments.maintenance.collect import CollectPlan, CollectSummary
 from attachments.maintenance.mend import Mend, MendSummary
 from attachments.maintenance.migrate import MigrationSummary
-from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.report import RunSummary
 from attachments.maintenance.status import MigrationStatus, StatusSummary
-from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.verdicts import Verdict, Verified, VerifySummary
+from attachments.maintenance.verify import Verdict, Verified, VerifySummary
 from attachments.tests.test_command import command_called, parsed
 from cas.digest import Digest
+from cas.exit_status import ExitStatus, RunAborted
 
 S = ExitStatus
 GIVEN = {
@@ -47,8 +47,8 @@ def rows(**counts: int) -> MigrationStatus:
 @pytest.mark.parametrize("status", sorted(OVER))
 def test_after_a_refusal_something_is_to_be_done_first(name: str, status: ExitStatus) -> None:
     given, kind = GIVEN[name]
-    for halt in (None, Halt(status, "why", first="Set the clocks right")):
-        line = next_line(name, given, kind(status=status, reason="why", halt=halt))
+    for aborted in (None, RunAborted(status, "why", first="Set the clocks right")):
+        line = next_line(name, given, kind(status=status, reason="why", aborted=aborted))
         first, then, command = str(line).partition(", then: ")
         assert first
         assert then
@@ -58,8 +58,8 @@ def test_after_a_refusal_something_is_to_be_done_first(name: str, status: ExitSt
 @pytest.mark.parametrize("name", GIVEN)
 def test_another_command_is_told_as_it_is(name: str) -> None:
     given, kind = GIVEN[name]
-    halt = Halt(S.UNAVAILABLE, "a table is missing", command="manage.py migrate")
-    summary = kind(status=halt.status, reason=str(halt), halt=halt)
+    aborted = RunAborted(S.UNAVAILABLE, "a table is missing", command="manage.py migrate")
+    summary = kind(status=aborted.exit_status, reason=str(aborted), aborted=aborted)
     assert next_line(name, given, summary) == "manage.py migrate"
 
 
@@ -115,8 +115,8 @@ ENDS: list[tuple[str, str, RunSummary, str | None]] = [
     # Rows that others added meanwhile.
     ("migrate_to_cas", "", MigrationSummary(status=S.ITEMS_FAILED), MIGRATE),
     ("verify_cas", "", VerifySummary(), None),
-    ("verify_cas", "", VerifySummary(onward=f"{CLEANUP} --dry-run"), f"{CLEANUP} --dry-run"),
-    ("verify_cas", "", VerifySummary(onward=f"{MIGRATE} --dry-run"), f"{MIGRATE} --dry-run"),
+    ("verify_cas", "", VerifySummary(next_step=f"{CLEANUP} --dry-run"), f"{CLEANUP} --dry-run"),
+    ("verify_cas", "", VerifySummary(next_step=f"{MIGRATE} --dry-run"), f"{MIGRATE} --dry-run"),
     ("verify_cas", "", damaged(to_mend=5), f"{VERIFY} --repair"),
     ("verify_cas", "--repair", damaged(to_mend=5), "manage.py mend_row 5"),
     ("verify_cas", "--repair", damaged(), f"{COLLECT} --dry-run"),
@@ -134,9 +134,12 @@ ENDS: list[tuple[str, str, RunSummary, str | None]] = [
     ("cleanup_legacy_blobs", "", CleanupSummary(status=S.ITEMS_FAILED), CLEANUP),
     ("cleanup_legacy_blobs", "", CleanupSummary(status=S.LIMIT_REACHED), CLEANUP),
     ("cleanup_legacy_blobs", "", CleanupSummary(status=S.INTERRUPTED), CLEANUP),
-    ("collect_garbage", "--dry-run", CollectSummary(dry_run=True, garbage=1), COLLECT),
+    (
+        "collect_garbage", "--dry-run",
+        CollectSummary(dry_run=True, plan=CollectPlan(unreferenced=1)), COLLECT,
+    ),
     ("collect_garbage", "--dry-run", CollectSummary(dry_run=True), None),
-    ("collect_garbage", "", CollectSummary(garbage=1, collected=1), None),
+    ("collect_garbage", "", CollectSummary(plan=CollectPlan(unreferenced=1), collected=1), None),
     ("collect_garbage", "", CollectSummary(status=S.DAMAGE_FOUND), f"{VERIFY} --repair"),
     ("collect_garbage", "", CollectSummary(status=S.ITEMS_FAILED), COLLECT),
     ("collect_garbage", "", CollectSummary(status=S.INTERRUPTED), COLLECT),

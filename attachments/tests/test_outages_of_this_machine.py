@@ -13,7 +13,6 @@ import pytest
 from django.db import connection
 from django.test import Client
 
-from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment, Verification
 from attachments.tests.legacy import (
     damage,
@@ -26,6 +25,7 @@ from attachments.tests.legacy import (
     summary_of,
 )
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 

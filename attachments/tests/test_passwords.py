@@ -9,8 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from attachments.maintenance.passwords import without_passwords
-from attachments.maintenance.report import Report
+from attachments.maintenance.report import Report, without_passwords
 from attachments.tests.legacy import run
 from inventory.log import FORMAT, OneLine
 

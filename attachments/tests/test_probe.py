@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance.clocks import check_clocks
-from attachments.maintenance.preflight import PROBE, probe
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.collect import check_clocks
+from attachments.references import TEST_OBJECT, stored_test_object
 from attachments.tests.legacy import blobs, make_legacy, run, summary_of
+from cas.exit_status import ExitStatus
 from cas.storage.base import Absent, BlobStore, Denied, Versioning
 from parts.models import Part
 
@@ -34,8 +34,8 @@ def undeletable(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> BlobStore:
 
 
 def test_it_is_gone_afterwards(store: BlobStore) -> None:
-    with probe(store) as stored:
-        assert blobs(store) == {stored} == {PROBE}
+    with stored_test_object(store) as stored:
+        assert blobs(store) == {stored} == {TEST_OBJECT}
     assert blobs(store) == set()
 
 
@@ -47,23 +47,23 @@ def test_where_it_may_not_be_deleted_one_is_left_for_ever(
         status, output = run(*MIGRATE)
         assert status == ExitStatus.DONE, output
     assert len(blobs(undeletable)) == 4
-    assert PROBE in blobs(undeletable)
+    assert TEST_OBJECT in blobs(undeletable)
 
 
-def test_what_is_left_is_no_garbage(
+def test_what_is_left_is_not_collected(
     store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_legacy(store, part, b"one")
     assert run(*MIGRATE)[0] == ExitStatus.DONE
     with monkeypatch.context() as patch:
         patch.setattr(store, "remove", lambda key: None)
-        with probe(store):
+        with stored_test_object(store):
             pass
-    assert PROBE in blobs(store)
+    assert TEST_OBJECT in blobs(store)
     status, output = run("verify_cas", "--json")
-    assert (status, summary_of(output)["orphans"]) == (ExitStatus.DONE, 0)
+    assert (status, summary_of(output)["unreferenced"]) == (ExitStatus.DONE, 0)
     status, output = run("collect_garbage", "--dry-run", "--json")
-    assert (status, summary_of(output)["garbage"]) == (ExitStatus.DONE, 0)
+    assert (status, summary_of(output)["unreferenced"]) == (ExitStatus.DONE, 0)
     assert summary_of(output)["in_grace_period"] == 0
 
 
@@ -72,9 +72,9 @@ def test_where_versions_are_kept_it_is_left(
 ) -> None:
     monkeypatch.setattr(store, "versioning", lambda: Versioning.KEPT)
     for _ in range(2):
-        with probe(store):
+        with stored_test_object(store):
             pass
-    assert blobs(store) == {PROBE}
+    assert blobs(store) == {TEST_OBJECT}
 
 
 def test_clocks_are_compared_by_one_that_was_written_just_now(
@@ -89,8 +89,8 @@ def test_clocks_are_compared_by_one_that_was_written_just_now(
         remove(key)
 
     monkeypatch.setattr(store, "remove", note)
-    with probe(store, fresh=True):
-        assert removed == [PROBE.key]
+    with stored_test_object(store, fresh=True):
+        assert removed == [TEST_OBJECT.key]
     check_clocks(store)
 
 
@@ -110,12 +110,12 @@ def test_another_run_may_take_it_away_meanwhile(
     taken: list[str] = []
 
     def gone_once(key: str, on_bytes: Any = None) -> Any:
-        if key == PROBE.key and not taken:
+        if key == TEST_OBJECT.key and not taken:
             taken.append(key)
             raise Absent("gone", key=key)
         return real(key, on_bytes)
 
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr(store, "digest_of", gone_once)
     assert run(*MIGRATE)[0] == ExitStatus.DONE
-    assert taken == [PROBE.key]
+    assert taken == [TEST_OBJECT.key]

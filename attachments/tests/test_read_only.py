@@ -12,10 +12,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.tests.factories import PDF
 from attachments.tests.legacy import blobs, make_legacy, run, summary_of
+from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore
 from parts.models import Part

@@ -8,7 +8,7 @@ from django.test.utils import isolate_apps
 from django.utils import timezone
 
 from attachments import references
-from attachments.locks import Hold, hold_shared
+from attachments.locks import SharedLock, lock_shared
 from attachments.models import Attachment, Verification
 from attachments.object_keys import KeyKind, ObjectKeyField
 from attachments.tests.factories import PDF, legacy_row, staged, stored_row
@@ -103,11 +103,11 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
     assert not references.repoint(
-        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold(), PDF
+        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), SharedLock(), PDF
     )
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF)
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF)
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), SharedLock(), PDF)
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), SharedLock(), PDF)
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -115,10 +115,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold(), PDF)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), SharedLock(), PDF)
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold(), PDF)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, SharedLock(), PDF)
     row.refresh_from_db()
     assert row.is_legacy
 
@@ -126,16 +126,16 @@ def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
 @pytest.mark.django_db(transaction=True)
 def test_a_digest_is_held_inside_a_transaction_only():
     with pytest.raises(transaction.TransactionManagementError):
-        hold_shared([DIGEST])
+        lock_shared([DIGEST])
 
 
 @pytest.mark.django_db(transaction=True)
 def test_what_is_referenced_is_not_offered_for_collection(store, tmp_path):
     part = Part.objects.create(description="Fuse")
     stored_row(part, PDF, tmp_path / "staged")
-    stray = Digest.of(b"stray")
-    with references.collecting(store, [DIGEST, stray]) as exclusion:
-        assert exclusion.removable == {stray}
+    other = Digest.of(b"other")
+    with references.collecting(store, [DIGEST, other]) as lock:
+        assert lock.removable == {other}
 
 
 def in_thread(pool, function, *args):
@@ -154,7 +154,7 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
 ):
     """Without the lock the upload finds the blob there, and the collector then deletes it."""
     part = Part.objects.create(description="Fuse")
-    store.create(staged(PDF, tmp_path / "garbage"))
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     looked, deleted = Event(), Event()
 
     class Slow:
@@ -165,8 +165,8 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
             return outcome
 
     def collect():
-        with references.collecting(store, [DIGEST]) as exclusion:
-            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
+        with references.collecting(store, [DIGEST]) as lock:
+            list(lock.remove_many([digest.key for digest in lock.removable]))
         deleted.set()
 
     monkeypatch.setattr(references, "attachment_store", Slow)
@@ -182,14 +182,14 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
 @pytest.mark.django_db(transaction=True)
 def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, tmp_path):
     part = Part.objects.create(description="Fuse")
-    store.create(staged(PDF, tmp_path / "garbage"))
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     with ThreadPoolExecutor(1) as pool:
-        with references.collecting(store, [DIGEST]) as exclusion:
-            assert exclusion.removable == {DIGEST}
+        with references.collecting(store, [DIGEST]) as lock:
+            assert lock.removable == {DIGEST}
             uploading = in_thread(pool, references.attach, part, upload, "")
             with pytest.raises(TimeoutError):
                 uploading.result(timeout=0.3)
-            assert list(exclusion.remove_many([DIGEST.key])) == [(DIGEST.key, None)]
+            assert list(lock.remove_many([DIGEST.key])) == [(DIGEST.key, None)]
         row = uploading.result()
     assert store.stat(row.s3_key).size == len(PDF)
 
@@ -198,11 +198,11 @@ def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, t
 @pytest.mark.django_db(transaction=True)
 def test_uploads_of_one_digest_do_not_wait_for_each_other():
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        hold_shared([DIGEST])
+        lock_shared([DIGEST])
 
         def hold():
             with transaction.atomic():
-                hold_shared([DIGEST])
+                lock_shared([DIGEST])
             return True
 
         assert in_thread(pool, hold).result(timeout=5)
@@ -213,11 +213,11 @@ def test_uploads_of_one_digest_do_not_wait_for_each_other():
 def test_a_digest_in_use_is_skipped_and_not_waited_for(disk_store):
     free = Digest.of(b"free")
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
-        hold_shared([DIGEST])
+        lock_shared([DIGEST])
 
         def collect():
-            with references.collecting(disk_store, [DIGEST, free]) as exclusion:
-                return exclusion.removable
+            with references.collecting(disk_store, [DIGEST, free]) as lock:
+                return lock.removable
 
         assert in_thread(pool, collect).result(timeout=5) == {free}
 
@@ -235,7 +235,7 @@ HOLD_NO_KEY = {
         "what was verified when; it is meant to outlive its blobs and to keep none",
         {"digest", "etag"},
     ),
-    "attachments.CondemnedBlob": ("what is being deleted", {"digest"}),
+    "attachments.PendingDeletion": ("what is being deleted", {"digest"}),
     "parts.Type": ("a name", {"name"}),
     "parts.Tag": ("a name", {"name"}),
     "parts.Part": (
@@ -295,7 +295,7 @@ def test_a_reference_cannot_be_released():
 
 
 @pytest.mark.django_db
-def test_what_a_hold_names_is_not_garbage_until_it_is_released():
+def test_what_a_hold_names_is_referenced_until_it_is_released():
     row = SourceRow.objects.create(
         source="old", source_table="part_attachments", source_id="1", object_key=DIGEST.key
     )

@@ -13,8 +13,7 @@ from django.db import transaction
 from django.db.models.signals import post_save
 
 from attachments import references
-from attachments.locks import Hold
-from attachments.maintenance import pacing
+from attachments.locks import SharedLock
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, file_fields, staged, stored_row
 from attachments.tests.legacy import assert_whole, make_legacy, on_disk, run
@@ -30,7 +29,7 @@ DIGEST = Digest.of(PDF)
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -39,8 +38,8 @@ def part() -> Part:
 
 
 @pytest.fixture
-def garbage(store: BlobStore, tmp_path: Path) -> Digest:
-    store.create(staged(PDF, tmp_path / "garbage"))
+def unreferenced(store: BlobStore, tmp_path: Path) -> Digest:
+    store.create(staged(PDF, tmp_path / "unreferenced"))
     return DIGEST
 
 
@@ -52,15 +51,15 @@ def imported(part: Part, content: bytes = PDF, **fields: Any) -> Attachment:
 @on_disk
 @pytest.mark.postgres
 def test_an_imported_row_waits_for_a_collection_of_its_blob(
-    store: BlobStore, part: Part, garbage: Digest
+    store: BlobStore, part: Part, unreferenced: Digest
 ) -> None:
     """It would find the blob there, be saved, and lose it."""
     with ThreadPoolExecutor(1) as pool:
-        with references.collecting(store, [garbage]) as exclusion:
-            assert exclusion.removable == {garbage}
+        with references.collecting(store, [unreferenced]) as lock:
+            assert lock.removable == {unreferenced}
             adopting = in_thread(pool, references.attach_imported, [imported(part)])
             wait_for_lock_or_end(adopting)
-            assert list(exclusion.remove_many([garbage.key])) == [(garbage.key, None)]
+            assert list(lock.remove_many([unreferenced.key])) == [(unreferenced.key, None)]
         refused = adopting.result(timeout=30)
     assert [type(fault) for fault in refused.values()] == [Absent]
     assert not Attachment.objects.exists()
@@ -68,9 +67,9 @@ def test_an_imported_row_waits_for_a_collection_of_its_blob(
 
 @on_disk
 def test_no_row_is_imported_while_a_delete_of_its_blob_may_be_on_its_way(
-    store: BlobStore, part: Part, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, part: Part, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost_answer(store, garbage, monkeypatch)
+    lost_answer(store, unreferenced, monkeypatch)
     with pytest.raises(Unreachable):
         references.attach_imported([imported(part, b"other"), imported(part)])
     assert not Attachment.objects.exists()
@@ -82,12 +81,12 @@ def lost_answer(store: BlobStore, digest: Digest, monkeypatch: pytest.MonkeyPatc
         silent.setattr(
             store, "remove_many", lambda keys: [(key, Unreachable("?", key=key)) for key in keys]
         )
-        with references.collecting(store, [digest]) as exclusion:
-            list(exclusion.remove_many([digest.key]))
+        with references.collecting(store, [digest]) as lock:
+            list(lock.remove_many([digest.key]))
 
 
 def test_only_rows_on_whole_blobs_are_imported(
-    store: BlobStore, part: Part, garbage: Digest
+    store: BlobStore, part: Part, unreferenced: Digest
 ) -> None:
     """The others are named by their position, and what is wrong with each."""
     rows = [
@@ -188,14 +187,14 @@ def test_a_copy_keeps_its_sources_blob_from_being_collected(
 
 @on_disk
 def test_a_row_moves_to_a_blob_only_while_no_delete_is_on_its_way(
-    store: BlobStore, part: Part, garbage: Digest, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, part: Part, unreferenced: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the migration's own hold was lost meanwhile, its row takes the lock by itself."""
     row = make_legacy(store, part, PDF)
     old_key = row.s3_key or ""
-    lost_answer(store, garbage, monkeypatch)
+    lost_answer(store, unreferenced, monkeypatch)
     with pytest.raises(Unreachable):
-        references.repoint(row.pk, old_key, garbage, len(PDF), Hold())
+        references.repoint(row.pk, old_key, unreferenced, len(PDF), SharedLock())
     row.refresh_from_db()
     assert row.s3_key == old_key
 
@@ -203,15 +202,17 @@ def test_a_row_moves_to_a_blob_only_while_no_delete_is_on_its_way(
 @on_disk
 @pytest.mark.postgres
 def test_a_row_that_moves_waits_for_a_collection_of_its_blob(
-    store: BlobStore, part: Part, garbage: Digest
+    store: BlobStore, part: Part, unreferenced: Digest
 ) -> None:
     row = make_legacy(store, part, PDF)
     old_key = row.s3_key or ""
     with ThreadPoolExecutor(1) as pool:
-        with references.collecting(store, [garbage]) as exclusion:
-            moving = in_thread(pool, references.repoint, row.pk, old_key, garbage, len(PDF), Hold())
+        with references.collecting(store, [unreferenced]) as lock:
+            moving = in_thread(
+                pool, references.repoint, row.pk, old_key, unreferenced, len(PDF), SharedLock()
+            )
             wait_for_lock_or_end(moving)
-            assert list(exclusion.remove_many([garbage.key])) == [(garbage.key, None)]
+            assert list(lock.remove_many([unreferenced.key])) == [(unreferenced.key, None)]
         with pytest.raises(Absent):
             moving.result(timeout=30)
     row.refresh_from_db()
@@ -221,15 +222,15 @@ def test_a_row_that_moves_waits_for_a_collection_of_its_blob(
 @on_disk
 @pytest.mark.postgres
 def test_the_lock_of_an_imported_row_stands_until_its_row_is_committed(
-    store: BlobStore, part: Part, garbage: Digest
+    store: BlobStore, part: Part, unreferenced: Digest
 ) -> None:
     """A collection that comes before the commit sees no row, and so must get no lock."""
     outcomes: list[set[Digest]] = []
 
     def collect() -> None:
-        with references.collecting(store, [garbage]) as exclusion:
-            outcomes.append(set(exclusion.removable))
-            list(exclusion.remove_many([digest.key for digest in exclusion.removable]))
+        with references.collecting(store, [unreferenced]) as lock:
+            outcomes.append(set(lock.removable))
+            list(lock.remove_many([digest.key for digest in lock.removable]))
 
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
         assert references.attach_imported([imported(part)]) == {}

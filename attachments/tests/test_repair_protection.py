@@ -12,15 +12,14 @@ import pytest
 from django.db import transaction
 
 from attachments import references
-from attachments.locks import hold_shared
-from attachments.maintenance import pacing
-from attachments.maintenance.run import ExitStatus
+from attachments.locks import lock_shared
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, staged
 from attachments.tests.legacy import damage, make_legacy, make_row, on_disk, put, run, summary_of
 from attachments.tests.waiting import in_thread
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import Absent, BlobStore, Changed, Corrupt, StoreError, Unreachable
 from parts.models import Part
 
@@ -35,7 +34,7 @@ BLOB = Digest.of(RIGHT)
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ def test_what_an_upload_relies_on_stays(
 
     def upload() -> None:
         with transaction.atomic():
-            hold_shared([corrupt])
+            lock_shared([corrupt])
             held.set()
             leave.wait(30)
 

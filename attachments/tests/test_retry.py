@@ -15,23 +15,17 @@ import pytest
 from django.core.management.base import OutputWrapper
 from django.db import DataError, IntegrityError, InternalError, OperationalError, connection
 
-from attachments.maintenance import collect, migrate, pacing
-from attachments.maintenance import run as run_module
-from attachments.maintenance.database import (
-    LEGACY_LAYOUT,
-    _holds,
-    is_outage,
-    lasting_fault,
-    run_lock,
-)
-from attachments.maintenance.frame import Output, running
-from attachments.maintenance.retry import Tries, listed, query
-from attachments.maintenance.run import ExitStatus, Halt, Stop, Stopped
-from attachments.maintenance.summary import RunSummary
+from attachments.locks import LEGACY_LAYOUT, _holds, run_lock
+from attachments.maintenance import collect, migrate
+from attachments.maintenance import runner as run_module
+from attachments.maintenance.report import RunSummary
+from attachments.maintenance.retry import Retry, is_outage, lasting_fault, listed, query
+from attachments.maintenance.runner import Cancelled, CancelToken, Output, maintenance_run
 from attachments.models import Attachment
 from attachments.tests.factories import staged
 from attachments.tests.legacy import blobs, make_legacy, on_disk, run, summary_of
 from cas.digest import Digest
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStat, BlobStore, Denied, Unreachable
 from parts.models import Part
 
@@ -51,8 +45,8 @@ LONG = ("--patience", "60s", "--json")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.002)
-    monkeypatch.setattr(pacing, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.002)
+    monkeypatch.setattr("attachments.maintenance.retry.LONGEST_WAIT_SECONDS", 0.02)
     monkeypatch.setattr(run_module, "SHOWN_AFTER_SECONDS", 0.0)
     settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
 
@@ -163,10 +157,10 @@ def test_a_database_that_comes_back_ends_no_run(
     prepared(store, name)
     back = threading.Event()
     failures = 0
-    real, wait_for = getattr(store, point), Tries._wait_for
+    real, wait_for = getattr(store, point), Retry._wait_for
     cut: list[Any] = []
 
-    def counted(tries: Tries, what: str, error: Exception) -> None:
+    def counted(tries: Retry, what: str, error: Exception) -> None:
         nonlocal failures
         failures += what == "the database"
         if failures >= 5:
@@ -179,7 +173,7 @@ def test_a_database_that_comes_back_ends_no_run(
             cut[0].__enter__()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(Tries, "_wait_for", counted)
+    monkeypatch.setattr(Retry, "_wait_for", counted)
     monkeypatch.setattr(store, point, away)
     try:
         status, output = run(name, *COMMANDS[name], *LONG)
@@ -257,7 +251,7 @@ def test_a_listing_goes_on_behind_its_last_key(
             yield stat
 
     monkeypatch.setattr(disk_store, "scan", cut)
-    assert [stat.key for stat in listed(disk_store, "parts/", Stop(60))] == keys
+    assert [stat.key for stat in listed(disk_store, "parts/", CancelToken(60))] == keys
     assert asked == ["", keys[2], keys[5]]
 
 
@@ -276,9 +270,9 @@ def test_an_outage_is_seen_on_the_live_line() -> None:
         return answer
 
     summary = RunSummary()
-    with running(summary, Output(OutputWrapper(output), patience=200)) as started:
-        assert Tries(started.stop).of(operation) == 7
-        assert started.stop.outage is None
+    with maintenance_run(summary, Output(OutputWrapper(output), patience=200)) as started:
+        assert Retry(started.cancel).call(operation) == 7
+        assert started.cancel.outage is None
     assert "the store does not answer, waiting, 3 min 20 s left, " in output.getvalue()
     assert summary.status is ExitStatus.DONE
 
@@ -287,20 +281,20 @@ def test_no_patience_ends_at_the_first_failure() -> None:
     def away() -> None:
         raise OperationalError("server closed the connection unexpectedly")
 
-    with pytest.raises(Halt, match="the database cannot be used") as halted:
-        query(away, Stop(0))
-    assert halted.value.status is ExitStatus.UNAVAILABLE
+    with pytest.raises(RunAborted, match="the database cannot be used") as halted:
+        query(away, CancelToken(0))
+    assert halted.value.exit_status is ExitStatus.UNAVAILABLE
 
 
 def test_a_run_that_is_told_to_end_waits_no_more() -> None:
-    stop = Stop(600)
+    stop = CancelToken(600)
 
     def away() -> None:
         stop.request(ExitStatus.INTERRUPTED, "SIGTERM")
         raise Unreachable("503")
 
-    with pytest.raises(Stopped):
-        Tries(stop).of(away)
+    with pytest.raises(Cancelled):
+        Retry(stop).call(away)
     assert stop.outages == {}
 
 
@@ -308,8 +302,8 @@ def test_what_waiting_does_not_cure_is_not_waited_for() -> None:
     def denied() -> None:
         raise Denied("AccessDenied")
 
-    with pytest.raises(Halt, match="denies access"):
-        Tries(Stop(600)).of(denied)
+    with pytest.raises(RunAborted, match="denies access"):
+        Retry(CancelToken(600)).call(denied)
 
 
 def caused(error: type[Exception], cause: Exception) -> Exception:

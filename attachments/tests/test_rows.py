@@ -11,8 +11,8 @@ from django.core.checks import run_checks
 from django.db import connection
 from django.test import Client
 
-from attachments.maintenance.rows import Blocks, IdRange, unmigrated
-from attachments.maintenance.run import Stop
+from attachments.maintenance.migrate import Blocks, IdRange, unmigrated
+from attachments.maintenance.runner import CancelToken
 from attachments.maintenance.status import migration_status
 from attachments.models import Attachment
 from attachments.tests.legacy import make_row
@@ -75,8 +75,8 @@ def plans() -> Iterator[list[str]]:
 
 
 LOOKS: dict[str, Callable[[], object]] = {
-    "a migration's next block": lambda: list(Blocks(IdRange(), Stop()).groups()),
-    "one of a range of ids": lambda: list(Blocks(IdRange(1, 10**9), Stop()).groups()),
+    "a migration's next block": lambda: list(Blocks(IdRange(), CancelToken()).groups()),
+    "one of a range of ids": lambda: list(Blocks(IdRange(1, 10**9), CancelToken()).groups()),
     "the readiness page": lambda: Client().get("/health/ready"),
     "the system check": lambda: run_checks(databases=["default"]),
     "the count before the question": lambda: unmigrated().count(),

@@ -14,22 +14,14 @@ import pytest
 from django.core.management.base import OutputWrapper
 from django.db import OperationalError, connection
 
-from attachments.maintenance import pacing
+from attachments.maintenance.cleanup import LEGACY_KEY
 from attachments.maintenance.command import duration, size
-from attachments.maintenance.pacing import Bandwidth, Pace
-from attachments.maintenance.pool import Pool
-from attachments.maintenance.progress import Progress, human_bytes
-from attachments.maintenance.retry import Tries, query
-from attachments.maintenance.rows import LEGACY_KEY, IdRange
-from attachments.maintenance.run import (
-    ExitStatus,
-    Halt,
-    Stop,
-    Stopped,
-    limited,
-    stopped_by_signals,
-)
-from attachments.maintenance.summary import RunSummary
+from attachments.maintenance.migrate import IdRange
+from attachments.maintenance.report import Progress, RunSummary, human_bytes
+from attachments.maintenance.retry import Retry, backoff, query
+from attachments.maintenance.runner import Cancelled, CancelToken, cancelled_by_signals, limited
+from attachments.maintenance.workers import Bandwidth, Pace, Pool
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStore, Unreachable
 
 
@@ -38,8 +30,8 @@ def doubled(item: int) -> Iterator[int]:
 
 
 def test_every_item_gives_its_results() -> None:
-    pool = Pool[int, int](doubled, pace=Pace(3), stop=Stop())
-    results = [result for result in pool.run(iter(range(500))) if result is not None]
+    pool = Pool[int, int](doubled, pace=Pace(3), cancel=CancelToken())
+    results = [result for result in pool.results(iter(range(500))) if result is not None]
     assert sorted(results) == [2 * item for item in range(500)]
 
 
@@ -58,8 +50,8 @@ def test_items_are_drawn_no_faster_than_they_are_done() -> None:
         done.acquire()
         yield item
 
-    pool = Pool[int, int](waiting, pace=Pace(2), stop=Stop())
-    results = pool.run(items())
+    pool = Pool[int, int](waiting, pace=Pace(2), cancel=CancelToken())
+    results = pool.results(items())
     assert next(results) is None
     assert drawn == 4
     done.release(1000)
@@ -71,12 +63,12 @@ def test_the_first_halt_ends_the_run_after_what_is_in_flight() -> None:
 
     def failing(item: int) -> Iterator[int]:
         if item % 2:
-            raise Halt(ExitStatus.UNAVAILABLE, f"item {item}")
+            raise RunAborted(ExitStatus.UNAVAILABLE, f"item {item}")
         yield item
 
-    pool = Pool[int, int](failing, pace=Pace(4), stop=Stop(), finished=finished.append)
-    with pytest.raises(Halt):
-        list(pool.run(iter(range(1000))))
+    pool = Pool[int, int](failing, pace=Pace(4), cancel=CancelToken(), finished=finished.append)
+    with pytest.raises(RunAborted):
+        list(pool.results(iter(range(1000))))
     assert 0 < len(finished) < 1000
 
 
@@ -86,11 +78,11 @@ def test_a_bug_in_the_work_is_raised_not_swallowed() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(Pool[int, int](broken, pace=Pace(2), stop=Stop()).run(iter(range(10))))
+        list(Pool[int, int](broken, pace=Pace(2), cancel=CancelToken()).results(iter(range(10))))
 
 
 def test_a_stop_finishes_what_is_in_flight_and_begins_nothing() -> None:
-    stop = Stop()
+    stop = CancelToken()
     begun: list[int] = []
     finished: list[int] = []
 
@@ -99,15 +91,15 @@ def test_a_stop_finishes_what_is_in_flight_and_begins_nothing() -> None:
         stop.request(ExitStatus.LIMIT_REACHED, "enough")
         yield item
 
-    pool = Pool[int, int](work, pace=Pace(2), stop=stop, finished=finished.append)
-    results = [result for result in pool.run(iter(range(1000))) if result is not None]
+    pool = Pool[int, int](work, pace=Pace(2), cancel=stop, finished=finished.append)
+    results = [result for result in pool.results(iter(range(1000))) if result is not None]
     assert sorted(results) == sorted(begun) == sorted(finished)
     assert len(begun) <= 4
 
 
 def test_no_item_at_this_moment_is_not_the_end() -> None:
     items = iter([1, None, None, 2])
-    results = list(Pool[int, int](doubled, pace=Pace(1), stop=Stop()).run(items))
+    results = list(Pool[int, int](doubled, pace=Pace(1), cancel=CancelToken()).results(items))
     assert [result for result in results if result is not None] == [2, 4]
 
 
@@ -122,7 +114,7 @@ def test_results_are_not_kept_waiting_by_asking_for_items() -> None:
             asked += 1
             yield None
 
-    for result in Pool[int, int](doubled, pace=Pace(50), stop=Stop()).run(items()):
+    for result in Pool[int, int](doubled, pace=Pace(50), cancel=CancelToken()).results(items()):
         taken += result is not None
     assert asked < 10
 
@@ -131,35 +123,35 @@ def test_a_reader_that_leaves_early_leaves_no_threads() -> None:
     def many(item: int) -> Iterator[int]:
         yield from range(5000)
 
-    results = Pool[int, int](many, pace=Pace(3), stop=Stop()).run(iter(range(50)))
+    results = Pool[int, int](many, pace=Pace(3), cancel=CancelToken()).results(iter(range(50)))
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name.startswith("maintenance-")]
 
 
 def test_stop_wakes_who_waits() -> None:
-    stop = Stop()
+    stop = CancelToken()
     stop.request(ExitStatus.INTERRUPTED, "first")
     stop.request(ExitStatus.LIMIT_REACHED, "second")
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         stop.sleep(60)
     assert (stop.status, stop.reason) == (ExitStatus.INTERRUPTED, "first")
 
 
 def test_a_time_limit_stops() -> None:
-    stop = Stop()
-    stop.after(None)
-    stop.after(3600)
+    stop = CancelToken()
+    stop.expire_after(None)
+    stop.expire_after(3600)
     assert not stop.requested
-    stop.after(0.01)
-    with pytest.raises(Stopped):
+    stop.expire_after(0.01)
+    with pytest.raises(Cancelled):
         stop.sleep(60)
     assert stop.status is ExitStatus.LIMIT_REACHED
 
 
 @pytest.mark.parametrize(("limit", "reached"), [(2, True), (3, False), (None, False)])
 def test_a_limit_is_reached_only_if_there_is_more(limit: int | None, reached: bool) -> None:
-    stop = Stop()
+    stop = CancelToken()
     items = limited(iter([1, None, 2, 3]), limit, stop, "objects")
     assert [item for item in items if item] == [1, 2, 3][:limit]
     assert (stop.status is ExitStatus.LIMIT_REACHED) == reached
@@ -167,9 +159,9 @@ def test_a_limit_is_reached_only_if_there_is_more(limit: int | None, reached: bo
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks(number: signal.Signals) -> None:
-    stop = Stop()
+    stop = CancelToken()
     before = signal.getsignal(number)
-    with stopped_by_signals(stop):
+    with cancelled_by_signals(stop):
         os.kill(os.getpid(), number)
         assert stop.requested
     assert stop.status is ExitStatus.INTERRUPTED
@@ -181,10 +173,10 @@ def test_the_second_signal_ends_the_process_at_once(before: ExitStatus | None) -
     """Whatever the run was ending for when the first one came."""
     child = os.fork()
     if child == 0:
-        stop = Stop()
+        stop = CancelToken()
         if before is not None:
             stop.request(before, "the time allowed is over")
-        with stopped_by_signals(stop):
+        with cancelled_by_signals(stop):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0)
@@ -198,8 +190,8 @@ def test_a_signal_may_come_while_a_stop_is_being_requested() -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(5)
-        stop = Stop()
-        with stopped_by_signals(stop), stop._lock:
+        stop = CancelToken()
+        with cancelled_by_signals(stop), stop._lock:
             os.kill(os.getpid(), signal.SIGINT)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -209,10 +201,10 @@ def test_an_item_that_cannot_be_put_away_does_not_lose_results() -> None:
     """As a block of rows that cannot be released: the database is away and the run is to end."""
 
     def refuses(item: int) -> None:
-        raise Stopped
+        raise Cancelled
 
-    pool = Pool[int, int](doubled, pace=Pace(2), stop=Stop(), finished=refuses)
-    assert sum(result is not None for result in pool.run(iter(range(20)))) == 20
+    pool = Pool[int, int](doubled, pace=Pace(2), cancel=CancelToken(), finished=refuses)
+    assert sum(result is not None for result in pool.results(iter(range(20)))) == 20
 
 
 def test_overload_halves_once_and_success_raises_slowly() -> None:
@@ -231,7 +223,7 @@ def test_overload_halves_once_and_success_raises_slowly() -> None:
 def test_a_store_that_does_not_answer_is_asked_less(
     disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     pace = Pace(8)
     answers: list[Exception | int] = [Unreachable("503 SlowDown"), 7]
 
@@ -241,12 +233,12 @@ def test_a_store_that_does_not_answer_is_asked_less(
             raise answer
         return answer
 
-    assert Tries(Stop(), disk_store, pace).of(operation) == 7
+    assert Retry(CancelToken(), disk_store, pace).call(operation) == 7
     assert pace.in_flight == 4
 
 
 def test_waiting_doubles_up_to_a_bound() -> None:
-    waits = [pacing.backoff(attempt) for attempt in range(1, 20)]
+    waits = [backoff(attempt) for attempt in range(1, 20)]
     for attempt, wait in enumerate(waits, start=1):
         longest = min(20.0, 0.2 * 2 ** (attempt - 1))
         assert longest / 2 <= wait <= longest
@@ -255,8 +247,8 @@ def test_waiting_doubles_up_to_a_bound() -> None:
 def test_bandwidth_makes_the_next_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     clock = [100.0]
-    stop = Stop()
-    monkeypatch.setattr("attachments.maintenance.pacing.time.monotonic", lambda: clock[0])
+    stop = CancelToken()
+    monkeypatch.setattr("attachments.maintenance.workers.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(stop, "sleep", waited.append)
     bandwidth = Bandwidth(1000, stop)
     bandwidth.spend(500)
@@ -270,7 +262,7 @@ def test_bandwidth_makes_the_next_one_wait(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_bandwidth_holds_nothing_back_once_the_run_is_to_end() -> None:
-    stop = Stop()
+    stop = CancelToken()
     stop.request(ExitStatus.INTERRUPTED, "SIGTERM")
     bandwidth = Bandwidth(1, stop)
     bandwidth.spend(10**9)
@@ -279,7 +271,7 @@ def test_bandwidth_holds_nothing_back_once_the_run_is_to_end() -> None:
 
 @pytest.mark.django_db
 def test_a_database_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr(connection, "close", lambda: None)
     answers: list[Exception | int] = [OperationalError("gone"), OperationalError("gone"), 7]
 
@@ -289,20 +281,20 @@ def test_a_database_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatc
             raise answer
         return answer
 
-    assert query(operation, Stop()) == 7
+    assert query(operation, CancelToken()) == 7
 
 
 @pytest.mark.django_db
 def test_a_database_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr(connection, "close", lambda: None)
 
     def gone() -> int:
         raise OperationalError("gone")
 
-    with pytest.raises(Halt) as halted:
-        query(gone, Stop())
-    assert halted.value.status is ExitStatus.UNAVAILABLE
+    with pytest.raises(RunAborted) as halted:
+        query(gone, CancelToken())
+    assert halted.value.exit_status is ExitStatus.UNAVAILABLE
 
 
 class Terminal(StringIO):
@@ -314,7 +306,7 @@ def test_progress_as_json() -> None:
     output = StringIO()
     summary = RunSummary(retries=3)
     summary.fail("absent", "row 7")
-    with Progress(summary, OutputWrapper(output), as_json=True) as progress:
+    with Progress(summary, OutputWrapper(output), cancel=CancelToken(), as_json=True) as progress:
         progress.begin("rows", 10)
         for size in (1024, 1024):
             progress.step(size)
@@ -333,7 +325,7 @@ def test_progress_on_a_terminal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     stream = OutputWrapper(output)
     stream.style_func = lambda text: f"<red>{text}"
     summary = RunSummary()
-    with Progress(summary, stream) as progress:
+    with Progress(summary, stream, cancel=CancelToken()) as progress:
         progress.begin("listed")
         progress.begin("rows", 10)
         for code in ("absent", "corrupt"):
@@ -356,7 +348,7 @@ def test_only_warnings_come_between_a_live_line(caplog: pytest.LogCaptureFixture
     root = logging.getLogger()
     root.addHandler(handler)
     with caplog.at_level(logging.INFO):
-        with Progress(RunSummary(), OutputWrapper(output)) as progress:
+        with Progress(RunSummary(), OutputWrapper(output), cancel=CancelToken()) as progress:
             progress.begin("rows", 10)
             logging.info("migrated row 7")
             logging.warning("row 8 was not migrated")
@@ -370,7 +362,7 @@ def test_only_warnings_come_between_a_live_line(caplog: pytest.LogCaptureFixture
 def test_progress_without_a_terminal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     output = StringIO()
     with (
-        Progress(RunSummary(), OutputWrapper(output)) as progress,
+        Progress(RunSummary(), OutputWrapper(output), cancel=CancelToken()) as progress,
         caplog.at_level("INFO"),
     ):
         progress.begin("rows", 10)

@@ -10,12 +10,12 @@ import pytest
 from django.core.checks import run_checks
 
 from attachments import checks
-from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
-from attachments.maintenance.run import ExitStatus
+from attachments.locks import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.status import migration_status
 from attachments.models import Attachment
 from attachments.tests.legacy import legacy_key, make_legacy, make_row, on_disk, run
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
-from attachments.maintenance import survey as module
-from attachments.maintenance.run import ExitStatus, Halt, Stop
-from attachments.maintenance.survey import survey
+from attachments.maintenance import listing as module
+from attachments.maintenance.listing import survey
+from attachments.maintenance.runner import CancelToken
 from attachments.references import key_columns
 from attachments.tests.legacy import make_row, on_disk, put
 from cas.digest import CAS_PREFIX, Digest
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStore, Unreachable
 from parts.models import Part
 
@@ -28,7 +29,9 @@ def test_every_key_of_either_side_comes_once_in_order(store: BlobStore, part: Pa
     put(store, "parts/d", b"4444")
     for key, size in (("parts/b", 2), ("parts/b", 2), ("parts/c", 3), ("parts/d", 5)):
         make_row(part, key, size)
-    found = [(e.key, e.rows, e.missing, e.wrong_size) for e in survey(store, "parts/", Stop())]
+    found = [
+        (e.key, e.rows, e.missing, e.wrong_size) for e in survey(store, "parts/", CancelToken())
+    ]
     assert found == [
         ("parts/a", 0, False, False),
         ("parts/b", 2, False, False),
@@ -43,7 +46,7 @@ def test_rows_are_ordered_as_stores_list_keys(store: BlobStore, part: Part) -> N
     for key in reversed(keys):
         put(store, key, b"1")
         make_row(part, key, 1)
-    found = list(survey(store, "parts/", Stop()))
+    found = list(survey(store, "parts/", CancelToken()))
     assert [entry.key for entry in found] == keys
     assert not [entry for entry in found if entry.missing or entry.unreferenced]
 
@@ -53,16 +56,16 @@ def test_the_first_row_that_disagrees_is_named(store: BlobStore, part: Part) -> 
     put(store, "parts/a", b"1")
     make_row(part, "parts/a", 1)
     wrong = make_row(part, "parts/a", 9)
-    (entry,) = survey(store, "parts/", Stop())
-    assert entry.misfit is not None
-    assert (entry.misfit.row, entry.misfit.size) == (wrong.pk, 9)
+    (entry,) = survey(store, "parts/", CancelToken())
+    assert entry.size_conflict is not None
+    assert (entry.size_conflict.row, entry.size_conflict.size) == (wrong.pk, 9)
 
 
 @on_disk
 def test_other_prefixes_are_left_out(store: BlobStore, part: Part) -> None:
     put(store, "partsX/a", b"1")
     make_row(part, "PARTS/a", 1)
-    assert list(survey(store, "parts/", Stop())) == []
+    assert list(survey(store, "parts/", CancelToken())) == []
 
 
 @on_disk
@@ -77,8 +80,8 @@ def test_a_listing_that_fails_is_no_survey(
         raise Unreachable("the second page never came")
 
     monkeypatch.setattr(store, "scan", cut_short)
-    with pytest.raises(Halt, match="second page"):
-        list(survey(store, "parts/", Stop()))
+    with pytest.raises(RunAborted, match="second page"):
+        list(survey(store, "parts/", CancelToken()))
 
 
 @on_disk
@@ -89,9 +92,9 @@ def test_a_listing_out_of_order_is_no_survey(
     put(store, "parts/b", b"1")
     listed = list(store.scan("parts/"))
     monkeypatch.setattr(store, "scan", lambda prefix, *, after="": iter(reversed(listed)))
-    with pytest.raises(Halt) as halted:
-        list(survey(store, "parts/", Stop()))
-    assert halted.value.status is ExitStatus.UNAVAILABLE
+    with pytest.raises(RunAborted) as halted:
+        list(survey(store, "parts/", CancelToken()))
+    assert halted.value.exit_status is ExitStatus.UNAVAILABLE
 
 
 @on_disk
@@ -107,7 +110,7 @@ def test_what_came_after_the_listing_is_looked_at_again(
     for key, size in (("parts/a", 1), ("parts/b", 6), ("parts/c", 1), ("parts/d", 1)):
         make_row(part, key, size)
     monkeypatch.setattr(store, "scan", lambda prefix, *, after="": iter(before))
-    found = [(e.key, e.missing, e.wrong_size) for e in survey(store, "parts/", Stop())]
+    found = [(e.key, e.missing, e.wrong_size) for e in survey(store, "parts/", CancelToken())]
     assert found == [
         ("parts/a", False, False),
         ("parts/b", False, False),
@@ -125,7 +128,7 @@ def test_a_row_deleted_meanwhile_misses_nothing(
     claim = module.Reference("parts/a", row.pk, 1)
     row.delete()
     monkeypatch.setattr(module, "references_below", lambda prefix, stop: iter([claim]))
-    assert list(survey(store, "parts/", Stop())) == []
+    assert list(survey(store, "parts/", CancelToken())) == []
 
 
 @on_disk
@@ -135,7 +138,7 @@ def test_many_rows_are_fetched_in_portions(
     monkeypatch.setattr(module, "ROWS_AT_A_TIME", 2)
     for number in range(7):
         make_row(part, f"parts/{number}", 1)
-    assert len(list(survey(store, "parts/", Stop()))) == 7
+    assert len(list(survey(store, "parts/", CancelToken()))) == 7
 
 
 @pytest.mark.postgres
@@ -159,7 +162,7 @@ def test_a_survey_that_is_given_up_leaves_nothing_open(
     monkeypatch.setattr(module, "ROWS_AT_A_TIME", portion)
     for number in range(4):
         make_row(part, Digest.of(b"%d" % number).key, 1)
-    entries = survey(disk_store, CAS_PREFIX, Stop(0))
+    entries = survey(disk_store, CAS_PREFIX, CancelToken(0))
     next(entries)
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":

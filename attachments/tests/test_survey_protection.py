@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance import survey
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance import listing
 from attachments.models import Attachment
 from attachments.tests.factories import staged
 from attachments.tests.legacy import on_disk, put, run
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 CLEANUP = ("cleanup_legacy_blobs", "--yes-i-am-sure")
 OLD = "parts/1/attachments/00000000-0000-0000-0000-000000000001.pdf"
-MANY = survey.ROWS_AT_A_TIME + 50
+MANY = listing.ROWS_AT_A_TIME + 50
 """More than are fetched at a time."""
 
 

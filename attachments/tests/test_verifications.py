@@ -13,11 +13,11 @@ from django.db import transaction
 from django.test import Client
 
 from attachments import verifications
-from attachments.maintenance.run import ExitStatus
 from attachments.models import Verification
 from attachments.tests.factories import PDF
 from attachments.tests.legacy import assert_whole, make_legacy, run, summary_of
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStat, BlobStore
 from cas.tests.test_store_contract import bytes_at, damage, keys
 from parts.models import Part

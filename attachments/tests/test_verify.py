@@ -19,14 +19,15 @@ from django.utils import timezone
 
 from attachments import verifications
 from attachments.maintenance import cleanup, verify
-from attachments.maintenance.pacing import Bandwidth
-from attachments.maintenance.run import ExitStatus, Stop
-from attachments.maintenance.survey import survey
-from attachments.maintenance.verdicts import Verdict
+from attachments.maintenance.listing import survey
+from attachments.maintenance.runner import CancelToken
+from attachments.maintenance.verify import Verdict
+from attachments.maintenance.workers import Bandwidth
 from attachments.models import Attachment, Verification
 from attachments.tests.factories import staged
 from attachments.tests.legacy import damage, make_legacy, make_row, on_disk, run, summary_of
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Denied, Unreachable
 from parts.models import Part
 
@@ -75,8 +76,8 @@ def test_every_kind_of_damage_is_found_and_nothing_touched(
     damage(store, corrupt.key, b"ONE!")
     store.remove(lost.key)
     Attachment.objects.filter(s3_key=sized.key).update(file_size=99)
-    orphan = staged(b"orphan", tmp_path / "orphan")
-    store.create(orphan)
+    unreferenced = staged(b"unreferenced", tmp_path / "unreferenced")
+    store.create(unreferenced)
     damage(store, "cas/README", b"stray")
     before = everything(store)
     report = tmp_path / "report.jsonl"
@@ -86,16 +87,19 @@ def test_every_kind_of_damage_is_found_and_nothing_touched(
     assert status == ExitStatus.DAMAGE_FOUND
     assert {
         name: summary[name]
-        for name in ("corrupt", "missing", "wrong_size", "orphans", "strays", "still_damaged")
+        for name in (
+            "corrupt", "missing", "wrong_size", "unreferenced", "other_keys", "still_damaged"
+        )
     } == {
-        "corrupt": 1, "missing": 1, "wrong_size": 1, "orphans": 1, "strays": 1, "still_damaged": 3,
+        "corrupt": 1, "missing": 1, "wrong_size": 1, "unreferenced": 1, "other_keys": 1,
+        "still_damaged": 3,
     }  # fmt: skip
     assert {(line["key"], line["verdict"]) for line in found if line["verdict"] != "intact"} == {
         (corrupt.key, "corrupt"),
         (lost.key, "missing"),
         (sized.key, "wrong_size"),
-        (orphan.digest.key, "orphan"),
-        ("cas/README", "stray"),
+        (unreferenced.digest.key, "unreferenced"),
+        ("cas/README", "not_a_blobs_key"),
     }
     assert everything(store) == before
     assert summary["planned"] == sum(summary[str(verdict)] for verdict in Verdict)
@@ -334,7 +338,9 @@ def test_the_time_allowed_is_for_hashing(
         happened.append("listed")
 
     monkeypatch.setattr(verify, "survey", recorded)
-    monkeypatch.setattr(Stop, "after", lambda _self, seconds: happened.append(f"{seconds:g} s"))
+    monkeypatch.setattr(
+        CancelToken, "expire_after", lambda _self, seconds: happened.append(f"{seconds:g} s")
+    )
     assert run(*VERIFY, "--max-duration", "1h")[0] == 0
     assert happened == ["listed", "3600 s"]
 
@@ -458,7 +464,7 @@ def test_a_blob_deleted_meanwhile_is_no_damage(store: BlobStore, moved: list[Dig
 def test_an_unreadable_blob_is_reported_and_the_rest_verified(
     store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     real = store.digest_of
 
     def failing(key: str, on_bytes: Any = None) -> Any:
@@ -479,7 +485,7 @@ def test_an_unreadable_blob_makes_way_for_its_old_object_if_there_is_one(
     store: BlobStore, moved: list[Digest], monkeypatch: pytest.MonkeyPatch, copies: bool
 ) -> None:
     """As on a disk with a bad sector."""
-    monkeypatch.setattr("attachments.maintenance.pacing.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
     if not copies:
         remove_legacy(store)
     read, remove = store.digest_of, store.remove_many

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance import pacing, verify
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance import verify
 from attachments.models import Attachment
 from attachments.tests.factories import stored_row
 from attachments.tests.legacy import damage, on_disk, run, summary_of
 from attachments.tests.waiting import in_thread
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
 from parts.models import Part
 
@@ -28,7 +28,7 @@ CONTENTS = (b"one!", b"two!", b"three")
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance.preflight import PROBE
+from attachments.references import TEST_OBJECT
 from attachments.tests.factories import staged
 from attachments.tests.legacy import make_legacy, on_disk, run, summary_of
 from cas.storage.base import BlobStore, StoreError, Versioning
@@ -102,4 +102,6 @@ def versions(store: Any) -> Counter[str]:
     found = store.client.list_object_versions(Bucket=store.bucket_name)
     kept = [*found.get("Versions", []), *found.get("DeleteMarkers", [])]
     names = (one["Key"] for one in kept)
-    return Counter(key for key in names if key != PROBE.key and not key.startswith(".cas-probe/"))
+    return Counter(
+        key for key in names if key != TEST_OBJECT.key and not key.startswith(".cas-probe/")
+    )

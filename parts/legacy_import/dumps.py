@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from attachments.maintenance.run import ExitStatus, Halt
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.sources import Source, unreadable
 from parts.legacy_import.values import BadRow
 
@@ -64,14 +64,14 @@ class Dumps:
 
 @contextmanager
 def opened(directory: Path) -> Iterator[Source]:
-    """The source that a directory of dumps is. Raises Halt."""
+    """The source that a directory of dumps is. Raises RunAborted."""
     paths: dict[str, Path] = {}
     try:
         for path in sorted(directory.iterdir()):
             if path.suffix.lower() not in SUFFIXES or not path.is_file():
                 continue
             if other := paths.get(path.stem):
-                raise Halt(
+                raise RunAborted(
                     ExitStatus.REFUSED,
                     f"{other.name} and {path.name} are both dumps of {path.stem}: remove one",
                 )
@@ -83,7 +83,7 @@ def opened(directory: Path) -> Iterator[Source]:
 
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
-    """The file as text, errors translated. Raises Halt."""
+    """The file as text, errors translated. Raises RunAborted."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
@@ -94,7 +94,7 @@ def _text(path: Path) -> Iterator[TextIO]:
 
 
 def _kind(file: TextIO, path: Path) -> str:
-    """`lines`, `csv`, or "" for a file without content. Raises Halt for a JSON array."""
+    """`lines`, `csv`, or "" for a file without content. Raises RunAborted for a JSON array."""
     first = ""
     while not first and (portion := file.read(64 * 1024)):
         first = portion.lstrip()[:1]

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from attachments import verifications
-from attachments.maintenance.retry import Tries, listed
-from attachments.maintenance.run import Stop
-from attachments.maintenance.transfer import head_of
+from attachments.maintenance.retry import Retry, listed
+from attachments.maintenance.runner import CancelToken
 from attachments.models import LEGACY_PREFIX, Verification
+from attachments.references import head_of
 from cas.content_types import stored_type
 from cas.digest import CAS_PREFIX, Digest
 from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
@@ -50,11 +50,11 @@ class Proven(NamedTuple):
     head: bytes
 
 
-def check_objects(scratch: sqlite3.Connection, store: BlobStore, stop: Stop) -> None:
+def check_objects(scratch: sqlite3.Connection, store: BlobStore, cancel: CancelToken) -> None:
     """Refuse the rows to import whose object is missing or of another size.
 
     A row that does not know its object's size gets it. Only the part of the listing that rows
-    name is read. Raises StoreError if it cannot be completed, Stopped.
+    name is read. Raises StoreError if it cannot be completed, Cancelled.
     """
     scratch.execute(
         "CREATE TEMP TABLE object_found ("
@@ -64,20 +64,20 @@ def check_objects(scratch: sqlite3.Connection, store: BlobStore, stop: Stop) -> 
         # The first string behind all that start with the prefix: its last character, one further.
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         # Not changed in place: a statement must not change the rows that another is reading.
-        scratch.executemany(FOUND, _compared(scratch.execute(NAMED, [prefix, end]), store, stop))
+        scratch.executemany(FOUND, _compared(scratch.execute(NAMED, [prefix, end]), store, cancel))
     scratch.execute(APPLY)
 
 
 def _compared(
-    rows: Iterator[sqlite3.Row], store: BlobStore, stop: Stop
+    rows: Iterator[sqlite3.Row], store: BlobStore, cancel: CancelToken
 ) -> Iterator[tuple[int, int | None, str | None, str | None]]:
     """What is to be changed in the rows: a size, or a fault and its reason."""
     listing: Iterator[BlobStat] | None = None
     stat: BlobStat | None = None
     for number, key, size in rows:
-        stop.check()
+        cancel.check()
         if listing is None:
-            listing = _from(store, key, stop)
+            listing = _from(store, key, cancel)
             stat = next(listing, None)
         while stat is not None and stat.key < key:
             stat = next(listing, None)
@@ -90,26 +90,26 @@ def _compared(
             yield number, size, "object_size", reason
 
 
-def _from(store: BlobStore, key: str, stop: Stop) -> Iterator[BlobStat]:
+def _from(store: BlobStore, key: str, cancel: CancelToken) -> Iterator[BlobStat]:
     """The listing from `key` on, and its neighbours below."""
     prefix = CAS_PREFIX if key.startswith(CAS_PREFIX) else LEGACY_PREFIX
     # A store lists behind a key; anything shorter than ours comes before it.
     after = key[:-1]
-    return listed(store, prefix, stop, after=after if after.startswith(prefix) else "")
+    return listed(store, prefix, cancel, after=after if after.startswith(prefix) else "")
 
 
-def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
+def prove_blobs(store: BlobStore, portion: Sequence[Load], cancel: CancelToken) -> None:
     """Before rows on blobs are attached: what the store has there is believed only on proof.
 
     A planned attachment whose blob is not what it says gets the fault; the others get the type
-    that their bytes have. Raises StoreError where the store cannot tell, Stopped.
+    that their bytes have. Raises StoreError where the store cannot tell, Cancelled.
     """
     planned = [each for load in portion for each in load.attachments]
     on_blobs = [each for each in planned if (each.record.s3_key or "").startswith(CAS_PREFIX)]
     digests = sorted({Digest.from_key(each.record.s3_key or "") for each in on_blobs})
     rows = Verification.objects.filter(digest__in=[digest.hex for digest in digests])
     verified = {Digest(row.digest): row for row in rows}
-    prove = partial(_waited, store, verified, stop)
+    prove = partial(_waited, store, verified, cancel)
     with ThreadPoolExecutor(READS_AT_A_TIME) as reads:
         proofs = dict(zip(digests, reads.map(prove, digests), strict=True))
     verifications.record([proof.blob for proof in proofs.values() if isinstance(proof, Proven)])
@@ -126,12 +126,15 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
 
 
 def _waited(
-    store: BlobStore, verified: Mapping[Digest, Verification], stop: Stop, digest: Digest
+    store: BlobStore, verified: Mapping[Digest, Verification], cancel: CancelToken, digest: Digest
 ) -> Proven | Absent | Corrupt:
-    """The proof, or why there is none; a store that is away is waited for. Raises Halt, Stopped."""
-    stop.check()
+    """The proof, or why there is none; waits for a store that is away.
+
+    Raises RunAborted, Cancelled.
+    """
+    cancel.check()
     try:
-        return Tries(stop, store).of(partial(_proof, store, verified.get(digest), digest))
+        return Retry(cancel, store).call(partial(_proof, store, verified.get(digest), digest))
     except (Absent, Corrupt) as fault:
         return fault
 

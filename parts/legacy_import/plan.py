@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
-from attachments.maintenance.run import ExitStatus, Halt
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.scratch import LONGEST_KEY, TABLES
 from parts.legacy_import.shapes import Shape
 
@@ -248,16 +248,16 @@ def identify(scratch: sqlite3.Connection, shape: Shape) -> None:
 
 
 def check_same_source(scratch: sqlite3.Connection, source: str) -> None:
-    """Raises Halt if another installation was imported under this name."""
+    """Raises RunAborted if another installation was imported under this name."""
     advice = "Give this one a name of its own: --source NAME"
     if found := scratch.execute(OTHER_PART).fetchone():
-        raise Halt(
+        raise RunAborted(
             ExitStatus.REFUSED,
             f"another installation was imported as '{source}': there, the part with the id "
             f"{found[0]} has the key {found[1]}, here {found[2]}. {advice}",
         )
     if scratch.execute(NONE_KNOWN).fetchone()[0]:
-        raise Halt(
+        raise RunAborted(
             ExitStatus.REFUSED,
             f"another installation was imported as '{source}': of the parts that came from it, "
             f"this one has none. {advice}",

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
-from attachments.maintenance.run import ExitStatus, Halt
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.sources import Source
 from parts.legacy_import.values import BadRow
 
@@ -78,20 +78,20 @@ class Database:
 
 @contextmanager
 def opened(url: str) -> Iterator[Source]:
-    """The database at this URL, in one read-only transaction. Raises Halt.
+    """The database at this URL, in one read-only transaction. Raises RunAborted.
 
     The transaction sees the tables as they are when it begins: rows that come later in one table
     cannot refer to what an earlier read of the other did not see.
     """
     if not url.startswith(SCHEMES):
-        raise Halt(ExitStatus.REFUSED, "the database's URL must begin with postgresql://")
+        raise RunAborted(ExitStatus.REFUSED, "the database's URL must begin with postgresql://")
     try:
         connection = psycopg.connect(url, connect_timeout=CONNECT_SECONDS)
     except psycopg.OperationalError as error:
         raise _unavailable(error) from error
     except psycopg.Error:
         # The message would repeat the URL, which may hold a password.
-        raise Halt(ExitStatus.REFUSED, "the database's URL is malformed") from None
+        raise RunAborted(ExitStatus.REFUSED, "the database's URL is malformed") from None
     with closing(connection):
         # Times as text: the driver cannot make a datetime of `infinity`, and would end the read.
         for kind in ("timestamp", "timestamptz", "date"):
@@ -112,8 +112,8 @@ def translated() -> Iterator[None]:
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise _unavailable(error) from error
     except psycopg.Error as error:
-        raise Halt(ExitStatus.REFUSED, f"the older database: {error}") from error
+        raise RunAborted(ExitStatus.REFUSED, f"the older database: {error}") from error
 
 
-def _unavailable(error: psycopg.Error) -> Halt:
-    return Halt(ExitStatus.UNAVAILABLE, f"the older database cannot be used: {error}")
+def _unavailable(error: psycopg.Error) -> RunAborted:
+    return RunAborted(ExitStatus.UNAVAILABLE, f"the older database cannot be used: {error}")

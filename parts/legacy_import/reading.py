@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from attachments.maintenance.frame import Run
-from attachments.maintenance.run import ExitStatus, Halt
+from attachments.maintenance.runner import Run
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.columns import (
     Columns,
     attachment_columns,
@@ -79,7 +79,7 @@ class Reader:
         self._read: set[str] = set()
 
     def read(self) -> None:
-        """Take every row of the tables that are imported. Raises Halt, Stopped."""
+        """Take every row of the tables that are imported. Raises RunAborted, Cancelled."""
         self._read_names()
         self._read_pairs()
         if self.shape.has_sets:
@@ -109,7 +109,7 @@ class Reader:
         if table in self._without:
             return ""
         if table not in self._tables:
-            raise Halt(
+            raise RunAborted(
                 ExitStatus.REFUSED,
                 f"parts have ids of {kind}s, but there is no table {table} to find the names in. "
                 f"Give it, or say --without {table} to import the parts without them",
@@ -175,20 +175,22 @@ class Reader:
     def _taken(self, table: Table, *columns: Column) -> Iterator[list[str | None]]:
         """These columns of a table that others refer to, so that each of its rows must be told.
 
-        What is in its other columns is counted as left out. Raises Halt, Stopped.
+        What is in its other columns is counted as left out. Raises RunAborted, Cancelled.
         """
         self._read.add(table)
         known = TIMES | {"id"} | {column.name for column in columns}
         for row in self._source.rows(table):
-            self._run.stop.check()
+            self._run.cancel.check()
             if isinstance(row, BadRow):
-                raise Halt(ExitStatus.REFUSED, f"{table}: {row}. Nothing was imported")
+                raise RunAborted(ExitStatus.REFUSED, f"{table}: {row}. Nothing was imported")
             if table is not Table.KITS:
                 self._count_columns(table, row, known)
             try:
                 yield [column.read(row.get(column.name), column.name) for column in columns]
             except BadRow as fault:
-                raise Halt(ExitStatus.REFUSED, f"{table}: {fault}. Nothing was imported") from fault
+                raise RunAborted(
+                    ExitStatus.REFUSED, f"{table}: {fault}. Nothing was imported"
+                ) from fault
 
     def _load(
         self, name: str, table: Table, known: frozenset[str], parse: Callable[[Raw], Columns]
@@ -209,7 +211,7 @@ class Reader:
         self, table: Table, known: frozenset[str], parse: Callable[[Raw], Columns]
     ) -> Iterator[Columns]:
         for row in self._source.rows(table):
-            self._run.stop.check()
+            self._run.cancel.check()
             if isinstance(row, BadRow):
                 for label in [{}] if table is Table.PARTS else labels_in(row.written):
                     yield {**label, "fault": row.code, "reason": str(row)}

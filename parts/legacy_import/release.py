@@ -13,12 +13,11 @@ from django.db.models import Count as CountOf
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet, Sum
 from django.utils import timezone
 
-from attachments.maintenance.database import run_lock
-from attachments.maintenance.frame import Output, Run, running
-from attachments.maintenance.progress import human_bytes
-from attachments.maintenance.run import ExitStatus, Halt
-from attachments.maintenance.summary import RunSummary
+from attachments.locks import run_lock
+from attachments.maintenance.report import RunSummary, human_bytes
+from attachments.maintenance.runner import Output, Run, maintenance_run
 from attachments.references import key_columns
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import import plan
 from parts.legacy_import.here import read_rows_here
 from parts.legacy_import.reading import Reader
@@ -39,7 +38,7 @@ LIMIT 1
 """
 
 Confirm = Callable[[str], None]
-"""Asks a person; raises Halt unless they agree."""
+"""Asks a person; raises RunAborted unless they agree."""
 
 
 @dataclass
@@ -75,14 +74,14 @@ class Release:
 def retire(release: Release, opening: Opening | None, output: Output) -> ReleaseSummary:
     """Let go of the objects that the accepted rows of a source named: it is switched off.
 
-    Refuses while rows of it were never tried, or, given the source, never read. Raises Halt if
-    there can be no report.
+    Refuses while rows of it were never tried, or, given the source, never read. Raises RunAborted
+    if there can be no report.
     """
     with _releasing(release, output) as (summary, run):
         rows = _rows_of(release.source)
         untried = rows.filter(state=SourceRow.State.UNTRIED, released_at=None)
         if named := [_name(row) for row in untried[: NAMED + 1]]:
-            raise Halt(
+            raise RunAborted(
                 ExitStatus.REFUSED,
                 f"{untried.count()} rows of '{release.source}' were read and never tried: "
                 f"{_listed(named)}. Import it again, or forget them by name",
@@ -98,8 +97,8 @@ def retire(release: Release, opening: Opening | None, output: Output) -> Release
 def forget(release: Release, names: Sequence[str], output: Output) -> ReleaseSummary:
     """Let go of the objects of rows that were not imported, each by its name.
 
-    A name is `TABLE/ID`, or the reason for which rows were refused. Raises Halt if there can be
-    no report.
+    A name is `TABLE/ID`, or the reason for which rows were refused. Raises RunAborted if there can
+    be no report.
     """
     with _releasing(release, output) as (summary, run):
         chosen = [_chosen(_rows_of(release.source), name).values_list("pk") for name in names]
@@ -115,7 +114,7 @@ def forget(release: Release, names: Sequence[str], output: Output) -> ReleaseSum
 def _releasing(release: Release, output: Output) -> Iterator[tuple[ReleaseSummary, Run]]:
     summary = ReleaseSummary(dry_run=release.dry_run, source=release.source)
     # No import may be reading or writing rows of the source meanwhile.
-    with running(summary, output) as run, run_lock(IMPORT, retry=run.query):
+    with maintenance_run(summary, output) as run, run_lock(IMPORT, retry=run.query):
         yield summary, run
 
 
@@ -124,23 +123,23 @@ def _rows_of(source: str) -> QuerySet[SourceRow]:
     if not rows.exists():
         there = SourceRow.objects.order_by("source").values_list("source", flat=True).distinct()
         names = ", ".join(there) or "none"
-        raise Halt(
+        raise RunAborted(
             ExitStatus.REFUSED, f"nothing was read from a source '{source}'; there is: {names}"
         )
     return rows
 
 
 def _chosen(rows: QuerySet[SourceRow], name: str) -> QuerySet[SourceRow]:
-    """The rows that a name stands for. Raises Halt if there is none, or one that is imported."""
+    """The rows that a name means. Raises RunAborted if there is none, or one that is imported."""
     table, slash, row_id = name.partition("/")
     if slash:
         found = rows.filter(source_table=table, source_id=row_id)
     else:
         found = rows.filter(state=SourceRow.State.REFUSED, reason_code=name)
     if not found.exists():
-        raise Halt(ExitStatus.REFUSED, f"there is no row {name}, nor a reason of that name")
+        raise RunAborted(ExitStatus.REFUSED, f"there is no row {name}, nor a reason of that name")
     if found.filter(state=SourceRow.State.ACCEPTED).exists():
-        raise Halt(
+        raise RunAborted(
             ExitStatus.REFUSED,
             f"{name} was imported: what it holds is let go of when its source is retired",
         )
@@ -150,7 +149,7 @@ def _chosen(rows: QuerySet[SourceRow], name: str) -> QuerySet[SourceRow]:
 def _check_all_read(
     database: sqlite3.Connection, release: Release, opening: Opening, run: Run
 ) -> None:
-    """Raises Halt if the source has rows that no import has read."""
+    """Raises RunAborted if the source has rows that no import has read."""
     with opening as source:
         reader = Reader(database, source, release.without, run)
         reader.read()
@@ -159,7 +158,7 @@ def _check_all_read(
     plan.check_same_source(database, release.source)
     for table in TABLES:
         if found := database.execute(UNKNOWN.format(table=table)).fetchone():
-            raise Halt(
+            raise RunAborted(
                 ExitStatus.REFUSED,
                 f"the source has rows that were never read, among them the {table} "
                 f"{found['map_id']}. Import it again first",

@@ -10,8 +10,8 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
-from attachments.maintenance.database import LEGACY_LAYOUT, run_lock
-from attachments.maintenance.frame import Output, Run, running
+from attachments.locks import LEGACY_LAYOUT, run_lock
+from attachments.maintenance.runner import Output, Run, maintenance_run
 from cas.storage import attachment_store
 from parts.legacy_import import plan
 from parts.legacy_import.here import read_rows_here
@@ -53,14 +53,14 @@ class ImportOptions:
 
 
 def import_rows(opening: Opening, options: ImportOptions, output: Output) -> ImportSummary:
-    """Import what is not here yet, or rehearse it. Raises Halt if there can be no report.
+    """Import what is not here yet, or rehearse it. Raises RunAborted if there can be no report.
 
     An error of the database ends the run where it is; the next one finds what was written.
     """
     summary = ImportSummary(dry_run=options.dry_run, source=options.source)
     # The second lock keeps cleanups away: rows are about to name objects of the older layout.
     with (
-        running(summary, output) as run,
+        maintenance_run(summary, output) as run,
         run_lock(IMPORT, retry=run.query),
         run_lock(LEGACY_LAYOUT, shared=True, retry=run.query),
         scratch() as database,
@@ -84,17 +84,17 @@ def import_rows(opening: Opening, options: ImportOptions, output: Output) -> Imp
 
 
 def _identify(database: sqlite3.Connection, source: str, shape: Shape) -> None:
-    """Read what is here and was imported before. Raises Halt if that was another source."""
+    """Read what is here and was imported before. Raises RunAborted if that was another source."""
     read_rows_here(database, source, shape)
     plan.identify(database, shape)
     plan.check_same_source(database, source)
 
 
 def _plan(database: sqlite3.Connection, shape: Shape, summary: ImportSummary, run: Run) -> None:
-    """Decide about every row; nothing here is changed. Raises StoreError, Stopped."""
+    """Decide about every row; nothing here is changed. Raises StoreError, Cancelled."""
     run.progress.begin("planned")
     plan.match(database)
-    check_objects(database, attachment_store(), run.stop)
+    check_objects(database, attachment_store(), run.cancel)
     for name, planned in plan.settle(database).items():
         summary.plan(_table(name, shape), planned)
 
@@ -142,15 +142,15 @@ def _report_decided(
 def _write(
     database: sqlite3.Connection, shape: Shape, writer: Writer, summary: ImportSummary, run: Run
 ) -> None:
-    """Write what the plan left to be written, or say so. Raises StoreError, Stopped."""
+    """Write what the plan left to be written, or say so. Raises StoreError, Cancelled."""
     if not summary.dry_run:
         reserve_ids(database)
     store = attachment_store()
     run.progress.begin("imported", summary.remaining)
     for portion in loads(database):
-        run.stop.check()
+        run.cancel.check()
         if not summary.dry_run:
-            prove_blobs(store, portion, run.stop)
+            prove_blobs(store, portion, run.cancel)
         for written in rehearsed(portion) if summary.dry_run else writer.write(portion):
             _record(written, shape, summary, run)
             run.progress.step(0 if written.fault else written.size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from attachments.maintenance.run import ExitStatus, Halt
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.sources import Source, Table
 
 Columns = dict[Table, tuple[str, ...]]
@@ -53,7 +53,7 @@ ATTACHMENT_SETS: Final = Shape(
 
 
 def recognise(source: Source) -> Shape:
-    """The shape of the source. Raises Halt if it has none, or more than one."""
+    """The shape of the source. Raises RunAborted if it has none, or more than one."""
     lacking = {
         shape.owner: _lacking(source, shape) for shape in (PART_ATTACHMENTS, ATTACHMENT_SETS)
     }
@@ -89,5 +89,5 @@ def _lacking(source: Source, shape: Shape) -> list[str]:
     return found
 
 
-def _halt(problem: str) -> Halt:
-    return Halt(ExitStatus.REFUSED, f"this source cannot be imported: {problem}")
+def _halt(problem: str) -> RunAborted:
+    return RunAborted(ExitStatus.REFUSED, f"this source cannot be imported: {problem}")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.db import transaction
 from django.utils import timezone
 
-from attachments.locks import hold_shared
+from attachments.locks import lock_shared
 from cas.digest import Digest, is_cas_key
 from parts.legacy_import.scratch import LONGEST_KEY
 from parts.legacy_import.shapes import Shape
@@ -100,7 +100,7 @@ class SourceRows:
     def _record(self, table: Table, rows: Sequence[sqlite3.Row]) -> None:
         keys = {row["s3_key"] for row in rows if is_cas_key(row["s3_key"] or "")}
         with transaction.atomic():
-            hold_shared([Digest.from_key(key) for key in sorted(keys)])
+            lock_shared([Digest.from_key(key) for key in sorted(keys)])
             self._write(
                 (
                     {

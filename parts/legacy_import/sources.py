@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any, Protocol
 
-from attachments.maintenance.run import ExitStatus, Halt
+from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.values import BadRow
 
 
@@ -30,27 +30,27 @@ class Source(Protocol):
     """Tables and their rows, read one row at a time in flat memory."""
 
     def tables(self) -> list[str]:
-        """The names of all tables, also of those that no import knows. Raises Halt."""
+        """The names of all tables, also of those that no import knows. Raises RunAborted."""
 
     def columns(self, table: str) -> frozenset[str] | None:
-        """The table's columns; None if there is no such table. Raises Halt.
+        """The table's columns; None if there is no such table. Raises RunAborted.
 
         A dump of a table without rows may not say them: then the set is empty.
         """
 
     def count(self, table: str) -> int | None:
-        """How many rows the table has; None if it may not be read. Raises Halt."""
+        """How many rows the table has; None if it may not be read. Raises RunAborted."""
 
     def rows(self, table: str) -> Iterator[Mapping[str, Any] | BadRow]:
         """Every row, in an order that is the same each time as long as no row is added.
 
-        BadRow stands for one that cannot be told. Raises Halt.
+        BadRow stands for one that cannot be told. Raises RunAborted.
         """
 
 
 Opening = AbstractContextManager[Source]
 
 
-def unreadable(name: str, problem: str) -> Halt:
+def unreadable(name: str, problem: str) -> RunAborted:
     """A source that is not what it should be: no row of it can be trusted to be complete."""
-    return Halt(ExitStatus.REFUSED, f"{name} cannot be read: {problem}. Nothing was imported")
+    return RunAborted(ExitStatus.REFUSED, f"{name} cannot be read: {problem}. Nothing was imported")

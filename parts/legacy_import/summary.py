@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.summary import RunSummary
+from attachments.maintenance.report import RunSummary
+from cas.exit_status import ExitStatus
 from parts.legacy_import.plan import Planned
 
 COVERS_NAMED: Final = 20

@@ -14,7 +14,7 @@ from django.db import connection
 from psycopg import sql
 
 from attachments import references
-from attachments.maintenance.database import run_lock
+from attachments.locks import run_lock
 from attachments.models import Attachment
 from attachments.tests.legacy import assert_whole, blobs, on_disk, put, run, summary_of
 from cas.digest import Digest
@@ -327,7 +327,7 @@ def test_only_one_import_at_a_time(store: BlobStore, tmp_path: Path) -> None:
         with other.cursor() as cursor:
             import zlib
 
-            from attachments.maintenance.database import LOCK_SPACE
+            from attachments.locks import LOCK_SPACE
 
             number = zlib.crc32(b"import") & 0x7FFFFFFF
             cursor.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, number])

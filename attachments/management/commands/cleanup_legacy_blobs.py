@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -14,10 +13,11 @@ from attachments.maintenance.command import (
     add_output,
     add_versions,
     duration,
+    options_as,
     positive,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 
 
 class Command(MaintenanceCommand):
@@ -51,18 +51,7 @@ class Command(MaintenanceCommand):
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CleanupSummary:
         if self.must_ask(options):
             self.confirm("The objects of the older layout will be deleted for good.")
-        return cleanup(
-            CleanupOptions(
-                dry_run=options["dry_run"],
-                min_age=timedelta(seconds=options["min_age"]),
-                max_delete=options["max_delete"],
-                verify_content=options["verify_content"],
-                unnamed=options["delete_unnamed"],
-                workers=options["workers"],
-                versions=options["delete_versions"],
-            ),
-            output,
-        )
+        return cleanup(options_as(CleanupOptions, options), output)
 
     def next_command(self, summary: CleanupSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DAMAGE_FOUND:

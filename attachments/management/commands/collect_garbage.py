@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -22,9 +21,10 @@ from attachments.maintenance.command import (
     add_output,
     add_versions,
     duration,
+    options_as,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 
 
 def percent(text: str) -> Percent:
@@ -58,21 +58,13 @@ class Command(MaintenanceCommand):
     def run_maintenance(self, options: dict[str, Any], output: Output) -> CollectSummary:
         if self.must_ask(options):
             self.confirm("Blobs that no row references will be deleted for good.")
-        return collect(
-            CollectOptions(
-                grace=timedelta(seconds=options["grace"]),
-                max_percent=options["max_delete_percent"],
-                dry_run=options["dry_run"],
-                versions=options["delete_versions"],
-            ),
-            output,
-        )
+        return collect(options_as(CollectOptions, options), output)
 
     def next_command(self, summary: CollectSummary, options: dict[str, Any]) -> str | None:
         if summary.status is ExitStatus.DAMAGE_FOUND:
             return "manage.py verify_cas --repair"
         if summary.status is not ExitStatus.DONE:
             return self.again(options)
-        if not summary.dry_run or not summary.garbage:
+        if not (summary.dry_run and summary.plan.unreferenced):
             return None
         return self.again(options, dry_run=None)

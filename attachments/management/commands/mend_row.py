@@ -8,9 +8,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output, positive
-from attachments.maintenance.frame import Output
 from attachments.maintenance.mend import Mend, MendOptions, MendSummary, mend
-from attachments.maintenance.run import ExitStatus
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 
 QUESTIONS = {
     Mend.ACCEPT_SIZE: "Row {row} says {row_bytes} bytes and will say {object_bytes}.",
@@ -22,7 +22,7 @@ QUESTIONS = {
 
 class Command(MaintenanceCommand):
     help = (
-        "Shows an attachment's row beside its object, and mends it if told how. Without one of "
+        "Shows an attachment's row beside its object, and mends it as chosen. Without one of "
         "--accept-size, --point-at, --replace-with and --delete-row nothing is changed."
     )
 

@@ -11,16 +11,21 @@ from attachments.maintenance.command import (
     MaintenanceCommand,
     add_asking,
     add_output,
+    add_pace,
     add_right_store,
-    duration,
+    options_as,
     positive,
-    size,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.migrate import MigrationOptions, MigrationSummary, migrate
+from attachments.maintenance.migrate import (
+    IdRange,
+    MigrationOptions,
+    MigrationSummary,
+    migrate,
+    unmigrated,
+)
 from attachments.maintenance.retry import query
-from attachments.maintenance.rows import IdRange, unmigrated
-from attachments.maintenance.run import ExitStatus, Stop
+from attachments.maintenance.runner import CancelToken, Output
+from cas.exit_status import ExitStatus
 
 
 def id_range(text: str) -> IdRange:
@@ -41,37 +46,19 @@ class Command(MaintenanceCommand):
         add_asking(parser)
         add_output(parser)
         add_right_store(parser)
-        parser.add_argument("--workers", type=positive, default=4, help="transfers at a time")
+        add_pace(parser, "transfers")
         parser.add_argument(
             "--id-range", type=id_range, default=IdRange(), metavar="FIRST-LAST",
             help="only rows with these ids; either end may be left out",
         )  # fmt: skip
         parser.add_argument("--limit", type=positive, help="transfer at most so many objects")
         parser.add_argument("--max-failures", type=positive, help="stop when so many rows failed")
-        parser.add_argument(
-            "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
-        )
-        parser.add_argument(
-            "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
-        )
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> MigrationSummary:
         if self.must_ask(options):
-            rows = query(unmigrated(options["id_range"]).count, Stop(options["patience"]))
+            rows = query(unmigrated(options["id_range"]).count, CancelToken(options["patience"]))
             self.confirm(f"{rows} rows will be moved to content-addressed keys.")
-        return migrate(
-            MigrationOptions(
-                workers=options["workers"],
-                ids=options["id_range"],
-                limit=options["limit"],
-                max_failures=options["max_failures"],
-                bandwidth=options["bandwidth"],
-                max_seconds=options["max_duration"],
-                dry_run=options["dry_run"],
-                right_store=options["right_store"],
-            ),
-            output,
-        )
+        return migrate(options_as(MigrationOptions, options), output)
 
     def next_command(self, summary: MigrationSummary, options: dict[str, Any]) -> str:
         if summary.status is ExitStatus.DONE:
@@ -83,5 +70,5 @@ class Command(MaintenanceCommand):
         if summary.dry_run:
             # It begins anew each time: with its limits it would not see more than this time.
             return self.again(options, limit=None, max_duration=None)
-        # A limit is for a first look; the rest is to follow.
+        # A limit is for a first trial; the rest is to follow.
         return self.again(options, limit=None)

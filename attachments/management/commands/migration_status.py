@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from attachments.maintenance.command import MaintenanceCommand, add_output, add_right_store
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.status import StatusSummary, look
+from attachments.maintenance.runner import Output
+from attachments.maintenance.status import StatusSummary, check_status
+from cas.exit_status import ExitStatus
 
 
 class Command(MaintenanceCommand):
@@ -24,7 +24,9 @@ class Command(MaintenanceCommand):
         )  # fmt: skip
 
     def run_maintenance(self, options: dict[str, Any], output: Output) -> StatusSummary:
-        return look(output, objects=options["check_objects"], right_store=options["right_store"])
+        return check_status(
+            output, objects=options["check_objects"], right_store=options["right_store"]
+        )
 
     def next_command(self, summary: StatusSummary, options: dict[str, Any]) -> str:
         if summary.damaged_blobs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final
 
 from django.core.management.base import CommandParser
@@ -10,15 +9,14 @@ from django.core.management.base import CommandParser
 from attachments.maintenance.command import (
     MaintenanceCommand,
     add_output,
+    add_pace,
     add_right_store,
     duration,
-    positive,
-    size,
+    options_as,
 )
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.verdicts import VerifySummary
-from attachments.maintenance.verify import VerifyOptions, verify
+from attachments.maintenance.runner import Output
+from attachments.maintenance.verify import VerifyOptions, VerifySummary, verify
+from cas.exit_status import ExitStatus
 
 A_DAY: Final = duration("1d")
 
@@ -26,19 +24,13 @@ A_DAY: Final = duration("1d")
 class Command(MaintenanceCommand):
     help = (
         "Hashes every blob, the least recently verified first, and reports what is corrupt, "
-        "missing, orphaned or of the wrong size. Changes nothing in the store without --repair."
+        "missing, unreferenced or of the wrong size. Changes nothing in the store without --repair."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_output(parser)
         add_right_store(parser)
-        parser.add_argument("--workers", type=positive, default=4, help="blobs hashed at a time")
-        parser.add_argument(
-            "--bandwidth", type=size, metavar="BYTES", help="bytes a second at most, as in 20M"
-        )
-        parser.add_argument(
-            "--max-duration", type=duration, metavar="TIME", help="stop after so long, as in 8h"
-        )
+        add_pace(parser, "blobs hashed")
         parser.add_argument(
             "--older-than", type=duration, default=duration("0"), metavar="TIME",
             help="only blobs not verified for so long, as in 30d; resumes a run that ended early",
@@ -56,18 +48,7 @@ class Command(MaintenanceCommand):
     def run_maintenance(self, options: dict[str, Any], output: Output) -> VerifySummary:
         if options["repair"] and self.must_ask(options):
             self.confirm("Corrupt blobs will be moved aside and restored where a copy exists.")
-        return verify(
-            VerifyOptions(
-                workers=options["workers"],
-                bandwidth=options["bandwidth"],
-                max_seconds=options["max_duration"],
-                older_than=timedelta(seconds=options["older_than"]),
-                read_all=options["read_all"],
-                repair=options["repair"],
-                right_store=options["right_store"],
-            ),
-            output,
-        )
+        return verify(options_as(VerifyOptions, options), output)
 
     def next_command(self, summary: VerifySummary, options: dict[str, Any]) -> str | None:
         if summary.damaged:
@@ -78,6 +59,6 @@ class Command(MaintenanceCommand):
             # No row shows what is damaged, and it was moved aside if it could be.
             return "manage.py collect_garbage --dry-run"
         if summary.status is ExitStatus.DONE:
-            return summary.onward or None
-        # What this run has verified comes last, but unless told so the next one does it as well.
+            return summary.next_step or None
+        # Without --older-than the next run would also repeat what this one has verified.
         return self.again(options, older_than=options["older_than"] or A_DAY)

@@ -8,9 +8,9 @@ from typing import Any, Final
 from django.core.management.base import CommandError, CommandParser
 
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output
-from attachments.maintenance.frame import Output
-from attachments.maintenance.run import ExitStatus
-from attachments.maintenance.summary import RunSummary
+from attachments.maintenance.report import RunSummary
+from attachments.maintenance.runner import Output
+from cas.exit_status import ExitStatus
 from parts.legacy_import import dumps, postgresql
 from parts.legacy_import.release import Release, forget, retire
 from parts.legacy_import.run import ImportOptions, import_rows
