@@ -48,7 +48,7 @@ ALL_OPTIONS = {
     "migration_status": "--check-objects --json --report r",
     "mend_row": "17 --point-at parts/1/a --dry-run --json --report r --patience 90s",
     "import_legacy": (
-        "--parts p.csv --attachments a.csv --types t.csv --without sellers --dry-run --json "
+        "--dump older --without sellers --dry-run --json "
         "--report r"
     ),
 }
