@@ -47,10 +47,7 @@ ALL_OPTIONS = {
     "collect_garbage": "--grace 0s --max-delete-percent 0 --dry-run --json --report r",
     "migration_status": "--check-objects --json --report r",
     "mend_row": "17 --point-at parts/1/a --dry-run --json --report r --patience 90s",
-    "import_legacy": (
-        "--dump older --without sellers --dry-run --json "
-        "--report r"
-    ),
+    "import_legacy": ("--dump older --without sellers --dry-run --json --report r"),
 }
 
 NOTHING_GIVEN = dict.fromkeys(ALL_OPTIONS, "") | {"mend_row": "17"}
