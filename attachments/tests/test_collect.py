@@ -62,7 +62,7 @@ def kept(store: BlobStore, part: Part, tmp_path: Path) -> Digest:
 
 @pytest.fixture
 def unreferenced(store: BlobStore, tmp_path: Path) -> Digest:
-    return put_blob(store, b"unreferenced", tmp_path)
+    return put_blob(store, b"no rows", tmp_path)
 
 
 def test_only_what_no_row_references_goes(
@@ -373,7 +373,7 @@ def test_an_upload_onto_a_blob_being_collected_survives(
     def upload() -> None:
         try:
             begun.set()
-            bytes_again = staged(b"unreferenced", tmp_path / "again")
+            bytes_again = staged(b"no rows", tmp_path / "again")
             references.attach(
                 part,
                 StagedUpload(bytes_again, "a.pdf", "application/pdf", Attachment.Kind.PDF),

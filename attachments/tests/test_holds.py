@@ -117,7 +117,7 @@ def test_nothing_goes_that_the_source_still_names(
 ) -> None:
     """Import, migrate, verify, cleanup and a collection with no grace."""
     before = keys_of(store)
-    unreferenced = put_blob(store, b"unreferenced", tmp_path)
+    unreferenced = put_blob(store, b"no rows", tmp_path)
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     status, output = run("verify_cas", "--json")
     verified = summary_of(output)

@@ -63,7 +63,7 @@ def prepared(part: Part, tmp_path: Any) -> Callable[[BlobStore, str], None]:
     def prepare(store: BlobStore, name: str) -> None:
         for number in range(6):
             make_legacy(store, part, b"content %d" % number)
-        store.create(staged(b"unreferenced", tmp_path / "staged"))
+        store.create(staged(b"no rows", tmp_path / "staged"))
         if name != "migrate_to_cas":
             assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
 
@@ -107,7 +107,7 @@ def test_a_store_that_comes_back_ends_no_run(
     monkeypatch.undo()
     assert not Attachment.objects.unmigrated().exists()
     if name == "collect_garbage":
-        assert not is_stored(disk_store, b"unreferenced")
+        assert not is_stored(disk_store, b"no rows")
     if name == "cleanup_legacy_blobs":
         assert summary_of(output)["deleted"] == 6
 
@@ -187,7 +187,7 @@ def test_a_database_that_comes_back_ends_no_run(
     if name == "cleanup_legacy_blobs":
         assert not list(store.scan("parts/"))
     if name == "collect_garbage":
-        assert not is_stored(store, b"unreferenced")
+        assert not is_stored(store, b"no rows")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -76,7 +76,7 @@ def test_every_kind_of_damage_is_found_and_nothing_touched(
     damage(store, corrupt.key, b"ONE!")
     store.remove(lost.key)
     Attachment.objects.filter(s3_key=sized.key).update(file_size=99)
-    unreferenced = staged(b"unreferenced", tmp_path / "unreferenced")
+    unreferenced = staged(b"no rows", tmp_path / "unreferenced")
     store.create(unreferenced)
     damage(store, "cas/README", b"stray")
     before = everything(store)

@@ -39,7 +39,7 @@ def test_what_deleting_leaves_behind_is_said(
     settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
     make_legacy(store, Part.objects.create(description="Relay"), b"one")
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
-    store.create(staged(b"unreferenced", tmp_path / "staged"))
+    store.create(staged(b"no rows", tmp_path / "staged"))
     real, asked = store.remove_many, []
 
     def noted(
@@ -77,7 +77,7 @@ def test_old_versions_go_where_that_is_wanted_and_no_others(
     old = row.s3_key or ""
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     row.refresh_from_db()
-    unreferenced = staged(b"unreferenced", tmp_path / "staged")
+    unreferenced = staged(b"no rows", tmp_path / "staged")
     s3_store.create(unreferenced)
     for key in (old, unreferenced.digest.key):
         s3_store.client.put_object(Bucket=s3_store.bucket_name, Key=key, Body=b"changed")
