@@ -28,8 +28,7 @@ from cas.conf import serving
 from cas.digest import Hasher
 from cas.sniff import EXTENSIONS, HEAD, PDF, PILLOW_FORMATS, sniff
 from cas.storage import attachment_store
-from cas.storage.base import Staged, StoreError
-from cas.storage.disk_files import store_error, translated
+from cas.storage.base import Staged, StoreError, file_errors, store_error
 
 MULTIPART_OVERHEAD = 1024 * 1024
 """Bytes of a request that are not the file: boundaries, part headers, a title."""
@@ -197,7 +196,7 @@ def stage(received: ReceivedFile) -> StagedUpload:
     staged = received.staged
     if staged.size == 0:
         raise EmptyFile("the file is empty")
-    with translated(staged.digest.key), staged.path.open("rb") as stream:
+    with file_errors(staged.digest.key), staged.path.open("rb") as stream:
         content_type = sniff(stream.read(HEAD))
     if content_type is None:
         raise UnsupportedType("only JPEG, PNG, WebP, GIF and AVIF images and PDFs are accepted")
