@@ -18,7 +18,15 @@ from cas.errors import error_response
 from cas.flight import Busy
 from cas.query import BlobQuery, ThumbnailQuery
 from cas.storage import attachment_store
-from cas.storage.base import Absent, BlobStore, ByteRange, Corrupt, StoreError, Unreachable
+from cas.storage.base import (
+    Absent,
+    BlobStore,
+    ByteRange,
+    Corrupt,
+    Denied,
+    StoreError,
+    Unreachable,
+)
 from cas.thumbnails import RENDERER
 from cas.variants import CacheResult
 
@@ -220,6 +228,12 @@ def guarded(request: HttpRequest, key: str, serve: Callable[[], Answer]) -> Answ
         log.warning("cannot serve %s now: %s", key, error)
         again = {"Retry-After": str(serving().retry_after)}
         return Answer(error_response(request, 503, error.code, "Please try again soon.", again))
+    except Denied as error:
+        log.error("cannot serve %s: %s: %s", key, error.code, error)
+        again = {"Retry-After": str(serving().retry_after)}
+        return Answer(
+            error_response(request, 503, "store_denied", "The store is closed at present.", again)
+        )
     except StoreError as error:
         log.error("cannot serve %s: %s: %s", key, error.code, error)
         return Answer(error_response(request, 500, error.code, "The store failed."))

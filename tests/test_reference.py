@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 OUR_APPS = {"cas", "attachments", "parts"}
 # Bases of families of errors; only what derives from them is ever answered.
-NEVER_ANSWERED = {"size_mismatch", "upload_refused", "unrenderable"}
+NEVER_ANSWERED = {"denied", "size_mismatch", "upload_refused", "unrenderable"}
 
 pytestmark = pytest.mark.sqlite
 

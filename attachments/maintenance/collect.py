@@ -244,8 +244,14 @@ def _delete(
 
 def _abandoned(store: BlobStore, older_than: datetime, summary: CollectSummary, run: Run) -> None:
     dry_run = summary.dry_run
-    unused = remove_unused_staging(store.staging_dir, dry_run=dry_run)
-    for description in chain(unused, store.remove_abandoned(older_than, dry_run=dry_run)):
-        summary.abandoned += 1
-        logger.info("%s: %s", "would be removed" if summary.dry_run else "removed", description)
-        run.report.write({"abandoned": description})
+
+    def remove() -> None:
+        unused = remove_unused_staging(store.staging_dir, dry_run=dry_run)
+        found = chain(unused, store.remove_abandoned(older_than, dry_run=dry_run))
+        # On another try what was named is gone, but not in a dry run.
+        for description in islice(found, summary.abandoned if dry_run else 0, None):
+            summary.abandoned += 1
+            logger.info("%s: %s", "would be removed" if dry_run else "removed", description)
+            run.report.write({"abandoned": description})
+
+    Tries(run.stop, store).of(remove)

@@ -79,7 +79,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
         _old_objects_kept(run) if options.repair else nullcontext(),
     ):
         with ending(run.stop):
-            _survey(store, summary, run)
+            _survey(store, summary, run, repair=options.repair)
             due = Verification.objects.filter(verified_at__lte=due_before)
             # What is missing is not there to be hashed, and so it is not due.
             summary.planned = run.query(due.count) + summary.verdicts[Verdict.MISSING]
@@ -127,7 +127,7 @@ def _hash(
             _remember(intact, Stop(0) if run.stop.requested else run.stop)
 
 
-def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
+def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, repair: bool) -> None:
     """Note what a look at the listing shows, and enrol every blob for its turn."""
     enrolled: list[Verification] = []
     present = 0
@@ -159,7 +159,9 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run) -> None:
             enrolled.clear()
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
-    if missing and not present:
+    # Who asks for a repair of a store that has old objects has said which one it is.
+    named = repair and next(listed(store, LEGACY_PREFIX, run.stop), None) is not None
+    if missing and not present and not named:
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()

@@ -299,8 +299,8 @@ def test_a_hold_that_comes_while_a_blob_is_moved_aside_keeps_it(
     damage(store, key, b"evil")
     real = store.copy
 
-    def then_held(source: str, target: str) -> None:
-        real(source, target)
+    def then_held(source: str, target: str, **version: Any) -> None:
+        real(source, target, **version)
         recorded(key)
 
     monkeypatch.setattr(store, "copy", then_held)

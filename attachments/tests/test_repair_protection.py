@@ -62,8 +62,8 @@ def test_what_is_healed_while_it_is_moved_aside_stays(
     """An upload puts the right bytes there after the wrong ones were read; no others exist."""
     real = store.copy
 
-    def and_healed(source: str, target: str) -> None:
-        real(source, target)
+    def and_healed(source: str, target: str, **version: Any) -> None:
+        real(source, target, **version)
         damage(store, corrupt.key, RIGHT)
 
     monkeypatch.setattr(store, "copy", and_healed)
@@ -98,8 +98,8 @@ def test_a_copy_that_is_not_what_was_read_is_no_reason_to_delete(
     """What is moved aside may be all there is; it goes only when its copy was read back."""
     real = store.copy
 
-    def cut_short(source: str, target: str) -> None:
-        real(source, target)
+    def cut_short(source: str, target: str, **version: Any) -> None:
+        real(source, target, **version)
         damage(store, target, b"WR")
 
     monkeypatch.setattr(store, "copy", cut_short)

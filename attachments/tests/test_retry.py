@@ -214,6 +214,34 @@ def test_a_store_that_stays_away_is_shown_and_ends_the_run(
     assert "the store does not answer, waiting, 1 s left" in waiting
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_crashes_left_is_waited_for_and_counted_once(
+    disk_store: BlobStore, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    """The last thing that a collection asks of a store."""
+    left = ["one", "two", "three"]
+    away = False
+
+    def remove_abandoned(_older_than: Any, *, dry_run: bool) -> Iterator[str]:
+        nonlocal away
+        for number, description in enumerate(list(left)):
+            if number == 2 and not away:
+                away = True
+                take_away(disk_store, monkeypatch, 0, 60)
+                raise Unreachable("503 Service Unavailable")
+            next(disk_store.scan("parts/"), None)
+            if not dry_run:
+                left.remove(description)
+            yield description
+
+    monkeypatch.setattr(disk_store, "remove_abandoned", remove_abandoned)
+    options = ("--dry-run",) if dry_run else COMMANDS["collect_garbage"]
+    status, output = run("collect_garbage", *options, *LONG)
+    assert status == 0, output
+    found = summary_of(output)
+    assert found["abandoned_uploads"] == 3
+
+
 def test_a_listing_goes_on_behind_its_last_key(
     disk_store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,8 +255,8 @@ def test_a_blob_healed_meanwhile_is_not_moved_aside(
     damage(store, moved[0].key, b"ONE!")
     real = store.copy
 
-    def and_healed(source: str, target: str) -> None:
-        real(source, target)
+    def and_healed(source: str, target: str, **version: Any) -> None:
+        real(source, target, **version)
         damage(store, moved[0].key, b"one!")
 
     monkeypatch.setattr(store, "copy", and_healed)

@@ -346,11 +346,11 @@ class BlobStore(Protocol):
     def put_legacy(self, key: str, source: Path) -> None:
         """Write a file under the older layout (sample data and tests only). Never below `cas/`."""
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, etag: str = "") -> None:
         """Copy an object of any size within the store. Never below `cas/`: that is `ingest`.
 
-        What is at `target` is replaced. The copy is not compared with its source. Raises Absent,
-        Changed, StoreFull.
+        With `etag` only that version of the object is copied. What is at `target` is replaced.
+        The copy is not compared with its source. Raises Absent, Changed, StoreFull.
         """
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from django.core.files.storage import FileSystemStorage
 
-from cas.digest import CAS_PREFIX, Digest, hash_stream
+from cas.digest import CAS_PREFIX, Digest, Readable, hash_stream
 from cas.storage.base import (
     NO_PROOFS,
     Absent,
@@ -52,7 +52,7 @@ from cas.storage.base import (
     refuse_other_size,
 )
 from cas.storage.preflight import Need, Preflight, Weight
-from cas.storage.quarantine import NOT_MOVED_ASIDE, QUARANTINE_PREFIX, healed, is_sound
+from cas.storage.quarantine import ATTEMPTS, NOT_MOVED_ASIDE, QUARANTINE_PREFIX, healed, is_sound
 from cas.storage.staging import copy_hashed, remove_old_files
 
 if TYPE_CHECKING:
@@ -166,17 +166,25 @@ class DiskBlobStorage(KeepBlobs, FileSystemStorage):
 
     def put_legacy(self, key: str, source: Path) -> None:
         refuse_blob_key(key)
+        with file_errors(key), source.open("rb") as stream:
+            self._replace(key, stream)
+
+    def copy(self, source: str, target: str, *, etag: str = "") -> None:
+        refuse_blob_key(target)
+        path = self._path(source)
+        with file_errors(source), OpenBlob(path, source) as stream:
+            if etag and stream.blob.etag != etag:
+                raise Changed("another version is there by now", key=source)
+            self._replace(target, stream)
+
+    def _replace(self, key: str, stream: Readable) -> None:
         target = self._path(key)
         with file_errors(key), self._temporary() as temporary:
             make_directories(target.parent, self.directory_permissions_mode)
-            with source.open("rb") as stream:
-                copy_hashed(stream, temporary)
+            copy_hashed(stream, temporary)
             self._seal(temporary)
             temporary.replace(target)
             fsync_directory(target.parent)
-
-    def copy(self, source: str, target: str) -> None:
-        self.put_legacy(target, self._path(source))
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         return remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
@@ -232,12 +240,18 @@ class DiskBlobStorage(KeepBlobs, FileSystemStorage):
 
         Wrong bytes are copied aside.
         """
-        try:
-            blob = self.stat(digest.key)
-            if not is_sound(self, digest, blob, compare(blob, digest, size), proofs):
-                return False
-        except Absent:
-            return None
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                blob = self.stat(digest.key)
+                if not is_sound(self, digest, blob, compare(blob, digest, size), proofs):
+                    return False
+                break
+            except Absent:
+                return None
+            except Changed:
+                # Another writer healed the blob meanwhile.
+                if attempt == ATTEMPTS:
+                    raise
         # The writer that linked it may not have made its name durable yet.
         fsync_directory(self._path(digest.key).parent)
         return True

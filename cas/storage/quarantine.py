@@ -19,6 +19,9 @@ NOT_MOVED_ASIDE: Final = (
 )
 """What it costs if nothing can be written there."""
 
+ATTEMPTS: Final = 5
+"""Times to begin again when others write the same key at the same moment."""
+
 HEALED = Counter("cas_healed_blobs", "Blobs of wrong bytes that were replaced by the right ones.")
 
 
@@ -40,7 +43,9 @@ def examine(store: BlobStore, digest: Digest) -> Examined:
     if found == digest:
         return Examined(blob)
     aside = f"{QUARANTINE_PREFIX}{digest}.{found}"
-    store.copy(digest.key, aside)
+    # Only what was read: an upload may have healed the blob since, and what it kept aside under
+    # this name must stay.
+    store.copy(digest.key, aside, etag=blob.etag)
     if store.digest_of(aside)[0] != found:
         raise Changed("overwritten while it was copied aside", key=digest.key)
     return Examined(blob, aside)

@@ -18,6 +18,7 @@ from cas.storage.base import (
     Absent,
     BlobStore,
     ByteRange,
+    Changed,
     Corrupt,
     Outcome,
     Staged,
@@ -326,6 +327,16 @@ class TestCopy:
         put(store, "aside/b", b"before", tmp_path)
         store.copy("cas-not/a", "aside/b")
         assert bytes_at(store, "aside/b") == bytes_at(store, "cas-not/a") == DATA
+
+    def test_of_one_version_alone(self, store: BlobStore, tmp_path: Path) -> None:
+        put(store, "legacy/a", DATA, tmp_path)
+        first = store.stat("legacy/a").etag
+        put(store, "legacy/a", DATA[::-1], tmp_path)
+        with pytest.raises(Changed):
+            store.copy("legacy/a", "aside/b", etag=first)
+        assert keys(store) == ["legacy/a"]
+        store.copy("legacy/a", "aside/b", etag=store.stat("legacy/a").etag)
+        assert bytes_at(store, "aside/b") == DATA[::-1]
 
     def test_an_absent_source(self, store: BlobStore) -> None:
         with pytest.raises(Absent):

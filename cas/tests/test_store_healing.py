@@ -67,7 +67,7 @@ def test_wrong_bytes_are_kept_aside_and_replaced(
 def test_nothing_is_replaced_where_it_cannot_be_kept(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: str, target: str) -> None:
+    def refuse(source: str, target: str, **version: Any) -> None:
         raise Denied("not below this prefix", key=target)
 
     damage(store, DIGEST.key, WRONG, tmp_path)
@@ -80,10 +80,52 @@ def test_nothing_is_replaced_where_it_cannot_be_kept(
     assert bytes_at(store, DIGEST.key) == WRONG
 
 
+def test_what_another_upload_heals_while_it_is_read_is_left(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(store, DIGEST.key, WRONG, tmp_path)
+    real, other = store.digest_of, stage(store, name="other")
+
+    def healed_meanwhile(key: str, on_bytes: Any = None) -> tuple[Digest, BlobStat]:
+        monkeypatch.setattr(store, "digest_of", real)
+        outcomes: list[Outcome] = []
+
+        def heal(_count: int) -> None:
+            if not outcomes:
+                outcomes.append(store.create(other))
+
+        return real(key, heal)
+
+    monkeypatch.setattr(store, "digest_of", healed_meanwhile)
+    store.create(stage(store))
+    assert bytes_at(store, DIGEST.key) == DATA
+    assert {key: bytes_at(store, key) for key in keys(store, "quarantine/")} == {ASIDE: WRONG}
+
+
+def test_what_another_upload_heals_before_it_is_copied_aside_stays_aside(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of the wrong bytes is not replaced by one of the right ones."""
+    if hasattr(store, "client"):
+        probe(store)
+    damage(store, DIGEST.key, WRONG, tmp_path)
+    real, other = store.copy, stage(store, name="other")
+
+    def healed_before(source: str, target: str, **version: Any) -> None:
+        monkeypatch.setattr(store, "copy", real)
+        assert store.create(other) is Outcome.HEALED
+        real(source, target, **version)
+
+    monkeypatch.setattr(store, "copy", healed_before)
+    assert store.create(stage(store)) is Outcome.PRESENT
+    assert bytes_at(store, DIGEST.key) == DATA
+    assert {key: bytes_at(store, key) for key in keys(store, "quarantine/")} == {ASIDE: WRONG}
+
+
 def test_a_copy_aside_that_went_wrong_is_not_relied_on(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copy_badly(source: str, target: str) -> None:
+    def copy_badly(source: str, target: str, **version: Any) -> None:
         put(store, target, b"half", tmp_path)
 
     damage(store, DIGEST.key, WRONG, tmp_path)
@@ -184,6 +226,16 @@ class TestWithoutAnMd5:
         s3_server.fault("HeadObject", "no_checksum", times=-1)
         assert probed.create(stage(probed, LARGE)) is Outcome.PRESENT
         assert s3_server.counts().get("GetObject") is None
+
+    @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (416, "InvalidRange")])
+    def test_where_a_store_refuses_to_tell_of_a_part_too(
+        self, tried: S3BlobStorage, s3_server: S3Server, status: int, code: str
+    ) -> None:
+        upload_in_parts(tried, Digest.of(LARGE).key, LARGE)
+        # Of the three HEADs, the one with a part's number.
+        s3_server.fault("HeadObject", "error", status=status, code=code, skip=2)
+        assert tried.create(stage(tried, LARGE)) is Outcome.PRESENT
+        assert s3_server.counts()["HeadObject"] == 3
 
     def test_by_the_checksum_of_their_checksums_as_well(
         self, probed: S3BlobStorage, s3_server: S3Server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from django.test import Client
 
 from cas.digest import Digest
-from cas.storage.base import BlobStore, Denied, Unreachable
+from cas.storage.base import BlobStore, Denied, Unreachable, Unsupported
 from cas.tests.conftest import ReadingClient, put
 from cas.tests.pictures import jpeg
 
@@ -179,7 +180,12 @@ def test_an_unknown_blob(client: ReadingClient, store: BlobStore, query: str, me
 
 @pytest.mark.parametrize("query", ["content_type=image/png", "thumbnail=20"])
 @pytest.mark.parametrize(
-    ("error", "status"), [(Unreachable("down", key="k"), 503), (Denied("no", key="k"), 500)]
+    ("error", "status", "code"),
+    [
+        (Unreachable("down", key="k"), 503, "unreachable"),
+        (Denied("no", key="k"), 503, "store_denied"),
+        (Unsupported("no", key="k"), 500, "unsupported"),
+    ],
 )
 def test_a_failing_store(
     client: ReadingClient,
@@ -189,6 +195,7 @@ def test_a_failing_store(
     query: str,
     error: Exception,
     status: int,
+    code: str,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -197,6 +204,7 @@ def test_a_failing_store(
     monkeypatch.setattr(type(disk_store), "read", fail)
     response = client.get(url(digest, query))
     assert response.status_code == status
+    assert json.loads(response.body)["error"]["code"] == code
     assert response.headers["Cache-Control"] == "no-store"
     assert ("Retry-After" in response.headers) == (status == 503)
     assert digest.key in caplog.text

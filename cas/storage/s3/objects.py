@@ -29,6 +29,7 @@ from cas.storage.base import (
     Changed,
     Corrupt,
     CutShort,
+    Denied,
     Ingested,
     OnBytes,
     OnDigest,
@@ -41,7 +42,7 @@ from cas.storage.base import (
     file_errors,
     refuse_other_size,
 )
-from cas.storage.quarantine import healed, is_sound
+from cas.storage.quarantine import ATTEMPTS, healed, is_sound
 from cas.storage.s3.client import (
     MIB,
     Bucket,
@@ -55,9 +56,6 @@ from cas.storage.s3.client import (
 from cas.storage.staging import copy_hashed
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS: Final = 5
-"""Times to begin again when others write the same key at the same moment."""
 
 MOST_PARTS: Final = 10_000
 """Parts of one multipart upload, S3's limit."""
@@ -559,7 +557,13 @@ def matches(bucket: Bucket, there: BlobStat, path: Path) -> bool:
 
 def _lengths(bucket: Bucket, there: BlobStat, count: int) -> Iterator[int]:
     """Possible lengths of all parts but the last: what the store states, else what is usual."""
-    answer = bucket.request("head_object", there.key, PartNumber=1)
+    try:
+        answer = bucket.request("head_object", there.key, PartNumber=1)
+    except (Absent, Denied, Unreachable):
+        raise
+    except StoreError as error:
+        log.info("the length of the parts of %s is not known: %s", there.key, error)
+        answer = {"ContentLength": there.size}
     first = int(answer["ContentLength"])
     if answer.get("PartsCount") == count or first < there.size or count == 1:
         yield first

@@ -27,6 +27,7 @@ from cas.storage.base import (
     BlobStat,
     BlobStream,
     ByteRange,
+    Changed,
     Denied,
     Ingested,
     KeepBlobs,
@@ -231,10 +232,13 @@ class S3BlobStorage(KeepBlobs, S3Storage):  # type: ignore[misc]
         with file_errors(key), source.open("rb") as body:
             bucket.request("put_object", key, Body=body, **bucket.extra)
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, etag: str = "") -> None:
         refuse_blob_key(target)
         bucket = self._bucket_to_read()
-        objects.copy(bucket, bucket.head(source), target, replaced=bucket.find(target))
+        blob = bucket.head(source)
+        if etag and blob.etag != etag:
+            raise Changed("another version is there by now", key=source)
+        objects.copy(bucket, blob, target, replaced=bucket.find(target))
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
