@@ -9,6 +9,7 @@ and deletes while it holds it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,25 +32,17 @@ from attachments.uploads import StagedUpload
 from attachments.verifications import PROOFS
 from cas.digest import Digest
 from cas.http import OPAQUE_TYPE
-from cas.sniff import ALIASES, PDF, PILLOW_FORMATS, SVG, UNTYPED
+from cas.sniff import PDF, PILLOW_FORMATS, TOLD_BY_BYTES, identify, may_be_pdf
 from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Corrupt, Outcome, StoreError
 
 if TYPE_CHECKING:
     from parts.models import Part
 
+logger = logging.getLogger(__name__)
+
 IMPORT_LOOKS: Final = 16
 """Objects that are looked at at a time while imported rows are attached under the locks."""
-
-_TYPE_UNLESS_DISPROVED: Final = Case(
-    # Bytes of these types tell what they are; those of others may be what the row says.
-    When(
-        Q(content_type__isnull=True)
-        | Q(In(Lower("content_type"), [*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED])),
-        then=Value(OPAQUE_TYPE),
-    ),
-    default=F("content_type"),
-)
 
 DEDUPLICATED_UPLOADS = Counter(
     "cas_deduplicated_uploads_total", "Uploads whose blob was stored already."
@@ -160,21 +153,19 @@ def repoint(
     digest: Digest,
     size: int,
     hold: Hold,
-    content_type: str | None = None,
+    head: bytes | None = None,
 ) -> bool:
     """Move a row from its old key to a blob that is stored already. Size in bytes.
 
-    `content_type` is what the blob's bytes are, OPAQUE_TYPE if they do not tell, None if nobody
-    looked. When the row was last updated by a person stays as it is.
+    `head` is what the blob begins with, which tells its type; None if nobody looked. When the row
+    was last updated by a person stays as it is. A cover without a picture is none any more.
     If `hold` stands, the caller has seen or stored the blob since it took it. False if the row no
     longer points at `old_key`: somebody else moved or deleted it, and nothing was changed. Raises
     Absent if the blob is not there, Corrupt if its size is wrong.
     """
-    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
     if hold.stands_for(digest):
-        # A statement of its own is a transaction; if the connection, and with it the lock, went
-        # this moment, the statement fails with it.
-        return _point(rows, digest, size, content_type)
+        # If the connection, and with it the lock, went this moment, the statement fails with it.
+        return _point(attachment_id, old_key, digest, size, head)
     with transaction.atomic():
         # The blob was stored when nothing referenced it. Only now, under the lock, is it certain
         # that a collection has not taken it since.
@@ -182,7 +173,7 @@ def repoint(
         stat = attachment_store().stat(digest.key)
         if stat.size != size:
             raise Corrupt(f"{stat.size} bytes are stored, {size} were read", key=digest.key)
-        return _point(rows, digest, size, content_type)
+        return _point(attachment_id, old_key, digest, size, head)
 
 
 def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
@@ -223,12 +214,36 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
     return True
 
 
-def _point(rows: QuerySet[Attachment], digest: Digest, size: int, content_type: str | None) -> bool:
-    known: dict[str, Any] = {}
-    if content_type is not None:
-        opaque = content_type == OPAQUE_TYPE
-        known["content_type"] = _TYPE_UNLESS_DISPROVED if opaque else content_type
-    return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+def _point(attachment_id: int, old_key: str, digest: Digest, size: int, head: bytes | None) -> bool:
+    rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    if head is None or identify(head) in PILLOW_FORMATS:
+        known = {} if head is None else {"content_type": _stored_type(head)}
+        return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+    with transaction.atomic():
+        # Bytes that are no picture are no cover. Parts are locked before their attachments.
+        parts: Any = Attachment._meta.get_field("covered_parts").related_model
+        covered = parts.objects.select_for_update(no_key=True).filter(
+            cover_attachment=attachment_id
+        )
+        covered_ids = list(covered.values_list("pk", flat=True))
+        if not rows.update(s3_key=digest.key, file_size=size, content_type=_stored_type(head)):
+            return False
+        row = Attachment.objects.filter(pk=attachment_id).first() if covered_ids else None
+        if row is not None and not row.has_picture:
+            logger.warning("the cover of part %d is no picture: row %d", row.part_id, row.pk)
+            parts.objects.filter(pk__in=covered_ids).update(cover_attachment=None)
+    return True
+
+
+def _stored_type(head: bytes) -> Any:
+    """What `cas.sniff.stored_type` makes of the type that a row has."""
+    if told := identify(head):
+        return told
+    declared = Lower("content_type")
+    disproved = Q(content_type__isnull=True) | Q(In(declared, list(TOLD_BY_BYTES)))
+    pdf = Q(In(declared, [PDF, "application/x-pdf"]))
+    cases = [When(pdf, then=Value(PDF))] if may_be_pdf(head) else []
+    return Case(*cases, When(disproved, then=Value(OPAQUE_TYPE)), default=F("content_type"))
 
 
 def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cas.sniff import HEAD
+
 CAS_PREFIX: Final = "cas/"
 CHUNK: Final = 1024 * 1024
 """Bytes read at a time: large enough for SHA-256 to be the limit, small enough to stay flat."""
@@ -71,20 +73,23 @@ def is_cas_key(key: str) -> bool:
 
 
 class Hasher:
-    """Digest, MD5 (unless it is not wanted) and size of bytes seen once, in order.
+    """Digest, MD5 (unless it is not wanted), size and `head` of bytes seen once, in order.
 
     MD5 is no proof of identity here: S3's Content-MD5 and single-part ETag are made of it
     (RFC 1864), which lets a store refuse, or us notice, an upload damaged on the way.
     """
 
-    __slots__ = ("_md5", "_sha256", "size")
+    __slots__ = ("_md5", "_sha256", "head", "size")
 
     def __init__(self, *, with_md5: bool = True) -> None:
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
         self.size = 0
+        self.head = b""
 
     def update(self, data: bytes | memoryview) -> None:
+        if self.size < HEAD:
+            self.head += bytes(data[: HEAD - self.size])
         self._sha256.update(data)
         if self._md5:
             self._md5.update(data)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from django.utils.http import parse_etags
 
+from cas import sniff
 from cas.storage.base import ByteRange, Corrupt
 
 INLINE_TYPES: Final = frozenset(
@@ -22,7 +23,7 @@ INLINE_TYPES: Final = frozenset(
 )
 """What a browser may display by itself. None of these runs script in our origin."""
 
-OPAQUE_TYPE: Final = "application/octet-stream"
+OPAQUE_TYPE: Final = sniff.OPAQUE_TYPE
 
 _PASSIVE: Final = re.compile(
     r"(?:image|audio|video|font)/[^+]+|text/(?:plain|csv)|application/(?:pdf|json|zip|gzip)"

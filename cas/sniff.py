@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-HEAD: Final = 512
-"""How many leading bytes `sniff` wants."""
+HEAD: Final = 1024
+"""How many leading bytes tell what a file is; as far as PDF readers look for their header."""
 
 PDF: Final = "application/pdf"
 
@@ -32,8 +32,14 @@ ALIASES: Final = {
 }
 """Other names that programs have for the types we accept."""
 
+OPAQUE_TYPE: Final = "application/octet-stream"
+"""The type of bytes that nothing is known of."""
+
 UNTYPED: Final = frozenset({"", "binary/octet-stream"})
 """What is said of a file whose type nobody looked at; the second is S3's own default."""
+
+TOLD_BY_BYTES: Final = frozenset({*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED})
+"""Types that bytes have or have not; what is said of others may be true."""
 
 EXTENSIONS: Final = {
     "image/jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -70,6 +76,27 @@ def sniff(head: bytes) -> str | None:
 def identify(head: bytes) -> str | None:
     """As `sniff`, for files that are there already and may be SVG, which is not accepted."""
     return sniff(head) or (SVG if _is_svg(head) else None)
+
+
+def stored_type(declared: str, head: bytes) -> str:
+    """The type of a file that is there already, was `declared` once, and starts with `head`.
+
+    Where the bytes do not tell, a type that they would have told is not believed.
+    """
+    if told := identify(head):
+        return told
+    if may_be_pdf(head) and canonical(declared) == PDF:
+        return PDF
+    return OPAQUE_TYPE if declared.lower() in TOLD_BY_BYTES else declared
+
+
+def may_be_pdf(head: bytes) -> bool:
+    """Whether readers would show it as a PDF although something stands before its header.
+
+    Only of use for files of which that was said when they were stored. No markup may be there.
+    """
+    before, header, _ = head[:HEAD].partition(b"%PDF-")
+    return bool(header) and b"<" not in before
 
 
 def canonical(declared: str) -> str:

@@ -21,7 +21,7 @@ from attachments.maintenance.frame import Output, Run, running
 from attachments.maintenance.retry import Tries
 from attachments.maintenance.run import ExitStatus, Halt
 from attachments.maintenance.summary import RunSummary
-from attachments.maintenance.transfer import content_type_of
+from attachments.maintenance.transfer import head_of
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import ReceivedFile, StagedUpload, UploadRefused, stage
 from cas.digest import CHUNK, Hasher, is_cas_key
@@ -182,8 +182,8 @@ def _point_at(
     if summary.dry_run:
         return
     if is_cas_key(target):
-        found = content_type_of(store, digest, stat.size)
-        moved = references.repoint(row.pk, summary.key, digest, stat.size, Hold(), found)
+        head = head_of(store, digest, stat.size)
+        moved = references.repoint(row.pk, summary.key, digest, stat.size, Hold(), head)
     else:
         moved = references.point_at_legacy(row.pk, summary.key, target, stat.size)
     _done(moved, summary)

@@ -41,7 +41,7 @@ class Rehearsal:
         refuse_other_size(source, size)
         return Ingested(digest, source.size, source, self._outcome(digest, source.size))
 
-    def content_type(self, digest: Digest, size: int) -> str | None:
+    def head(self, ingested: Ingested) -> bytes | None:
         """None: nothing is stored to look at, and nothing is written of it."""
         return None
 
@@ -52,7 +52,7 @@ class Rehearsal:
         digest: Digest,
         size: int,
         hold: Hold,
-        content_type: str | None,
+        head: bytes | None,
     ) -> bool:
         return Attachment.objects.filter(pk=row, s3_key=old_key).exists()
 

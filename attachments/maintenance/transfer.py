@@ -20,8 +20,7 @@ from attachments.maintenance.rows import Group, IdRange, members
 from attachments.maintenance.run import Halt, Stop, Stopped
 from attachments.models import LEGACY_PREFIX, Attachment
 from cas.digest import Digest, is_cas_key
-from cas.http import OPAQUE_TYPE
-from cas.sniff import HEAD, identify
+from cas.sniff import HEAD
 from cas.storage.base import (
     Absent,
     BlobStore,
@@ -87,8 +86,8 @@ class Acts(Protocol):
         """Make the object's bytes available at their CAS key. Raises SizeMismatch if there are
         not `size` of them, and StoreError."""
 
-    def content_type(self, digest: Digest, size: int) -> str | None:
-        """What the stored bytes are, as `repoint` takes it; None if nothing is stored."""
+    def head(self, ingested: Ingested) -> bytes | None:
+        """What the stored bytes begin with, as `repoint` takes it; None if nothing is stored."""
 
     def repoint(
         self,
@@ -97,7 +96,7 @@ class Acts(Protocol):
         digest: Digest,
         size: int,
         hold: Hold,
-        content_type: str | None,
+        head: bytes | None,
     ) -> bool:
         """Move the row. False if it no longer points at the old key."""
 
@@ -117,8 +116,10 @@ class RealActs:
     ) -> Ingested:
         return self._store.ingest(key, on_bytes, on_digest, expected_size=size, proofs=self._proofs)
 
-    def content_type(self, digest: Digest, size: int) -> str | None:
-        return content_type_of(self._store, digest, size)
+    def head(self, ingested: Ingested) -> bytes | None:
+        if ingested.head is not None:
+            return ingested.head
+        return head_of(self._store, ingested.digest, ingested.size)
 
     def repoint(
         self,
@@ -127,17 +128,17 @@ class RealActs:
         digest: Digest,
         size: int,
         hold: Hold,
-        content_type: str | None,
+        head: bytes | None,
     ) -> bool:
-        return references.repoint(row, old_key, digest, size, hold, content_type)
+        return references.repoint(row, old_key, digest, size, hold, head)
 
 
-def content_type_of(store: BlobStore, digest: Digest, size: int) -> str:
-    """What a blob's first bytes say it is; OPAQUE_TYPE if they do not tell. Raises StoreError."""
+def head_of(store: BlobStore, digest: Digest, size: int) -> bytes:
+    """What a blob begins with, as far as tells its type. Raises StoreError."""
     if size == 0:
-        return OPAQUE_TYPE
+        return b""
     with store.read(digest.key, ByteRange(0, min(size, HEAD))) as stream:
-        return identify(stream.read(HEAD)) or OPAQUE_TYPE
+        return stream.read(HEAD)
 
 
 class Transfer:
@@ -172,9 +173,7 @@ class Transfer:
         tries = Tries(self._stop, self._store, self._pace)
         try:
             ingested = tries.of(partial(self._ingest, group, hold))
-            content_type = tries.of(
-                partial(self._acts.content_type, ingested.digest, ingested.size)
-            )
+            head = tries.of(partial(self._acts.head, ingested))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -184,7 +183,7 @@ class Transfer:
             return
         stored = ingested.outcome is not Outcome.PRESENT
         for row in members(group, self._ids, self._stop):
-            result = self._row(row, group, ingested, content_type, tries, hold, stored=stored)
+            result = self._row(row, group, ingested, head, tries, hold, stored=stored)
             # The object is counted as transferred once; every further row only shares it.
             stored = stored and result.outcome is not RowOutcome.MIGRATED
             yield result
@@ -206,7 +205,7 @@ class Transfer:
         row: int,
         group: Group,
         ingested: Ingested,
-        content_type: str | None,
+        head: bytes | None,
         tries: Tries,
         hold: Hold,
         *,
@@ -214,7 +213,7 @@ class Transfer:
     ) -> RowResult:
         digest = ingested.digest
         try:
-            moved = tries.of(partial(self._repoint, row, group, ingested, content_type, hold))
+            moved = tries.of(partial(self._repoint, row, group, ingested, head, hold))
         except ENDS_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - logged by _failed, row by row
@@ -235,12 +234,12 @@ class Transfer:
         return RowResult(row, group.key, ingested.size, outcome, tries.taken(), digest)
 
     def _repoint(
-        self, row: int, group: Group, ingested: Ingested, content_type: str | None, hold: Hold
+        self, row: int, group: Group, ingested: Ingested, head: bytes | None, hold: Hold
     ) -> bool:
         """Repeating it is safe: a commit whose answer was lost shows as a row already moved."""
         repoint = partial(
             self._acts.repoint,
-            row, group.key, ingested.digest, ingested.size, hold, content_type,
+            row, group.key, ingested.digest, ingested.size, hold, head,
         )  # fmt: skip
         try:
             return query(repoint, self._stop)

@@ -17,6 +17,7 @@ from cas.digest import Digest
 from cas.storage.base import BlobStore
 from parts.covers import NotACover, set_cover
 from parts.models import Part
+from tests.s3 import S3Server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -98,6 +99,12 @@ def test_a_migration_is_no_update(store: BlobStore, part: Part) -> None:
         ("image", "IMAGE/JPG", b"no picture", "application/octet-stream"),
         ("pdf", "binary/octet-stream", b"", "application/octet-stream"),
         ("image", "image/tiff", b"II*\x00", "image/tiff"),
+        # Readers show a PDF with something before it, but an HTML page may be there as well.
+        ("pdf", "application/x-pdf", b"\r\n" * 500 + PDF, "application/pdf"),
+        ("pdf", "application/pdf", b"\r\n" * 512 + PDF, "application/octet-stream"),
+        ("pdf", "application/pdf", b"<html>" + PDF, "application/octet-stream"),
+        ("pdf", "application/zip", b"PK\x03\x04" + PDF, "application/zip"),
+        ("pdf", "binary/octet-stream", b"PK\x03\x04" + PDF, "application/octet-stream"),
     ],
 )
 def test_the_stored_type_is_that_of_the_bytes(
@@ -113,6 +120,41 @@ def test_the_stored_type_is_that_of_the_bytes(
     assert (links(row).thumbnail is not None) == shown
     assert row.has_picture == shown
     assert Attachment.objects.pictures().filter(pk=row.pk).exists() == shown
+
+
+def test_the_type_is_found_in_the_bytes_that_are_hashed(
+    s3_store: BlobStore, s3_server: S3Server, part: Part
+) -> None:
+    """No further request is made for it."""
+    reads = []
+    for objects in (1, 4):
+        before = s3_server.counts().get("GetObject", 0)
+        for number in range(objects):
+            key = legacy_key(part)
+            put(s3_store, key, PICTURE + b"%d of %d" % (number, objects))
+            row = make_row(part, key, len(PICTURE) + 6)
+        assert moved(row).content_type == "image/png"
+        reads.append(s3_server.counts()["GetObject"] - before)
+    assert reads[1] - reads[0] == 3
+
+
+@on_disk
+@pytest.mark.parametrize(("content", "stays"), [(PICTURE, True), (SVG, False), (PDF, False)])
+def test_a_cover_whose_bytes_are_no_picture_is_none_any_more(
+    store: BlobStore, part: Part, content: bytes, stays: bool
+) -> None:
+    """Otherwise the next image that is uploaded would not become the cover."""
+    key = legacy_key(part)
+    put(store, key, content)
+    row = make_row(part, key, len(content))
+    Attachment.objects.filter(pk=row.pk).update(attachment_type="image", content_type="image/png")
+    row.refresh_from_db()
+    set_cover(part, row)
+    before = Part.objects.get(pk=part.pk).updated_at
+    moved(row)
+    part.refresh_from_db()
+    assert part.cover_attachment_id == (row.pk if stays else None)
+    assert part.updated_at == before
 
 
 @on_disk

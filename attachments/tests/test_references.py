@@ -18,7 +18,6 @@ from cas.storage.base import Absent, Corrupt, Unreachable
 from parts.models import Part, SourceRow
 
 DIGEST = Digest.of(PDF)
-PDF_TYPE = "application/pdf"
 
 
 @pytest.fixture
@@ -104,11 +103,11 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     store.create(staged(PDF, tmp_path / "staged"))
     assert not references.repoint(
-        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold(), PDF_TYPE
+        row.pk, "parts/1/attachments/other.pdf", DIGEST, len(PDF), Hold(), PDF
     )
     old_key = row.s3_key or ""
-    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
-    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF_TYPE)
+    assert references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF)
+    assert not references.repoint(row.pk, old_key, DIGEST, len(PDF), Hold(), PDF)
     row.refresh_from_db()
     assert row.s3_key == DIGEST.key
 
@@ -116,10 +115,10 @@ def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
 def test_repoint_refuses_a_blob_that_is_not_there(store, part, tmp_path):
     row = legacy_row(part, PDF, tmp_path / "old")
     with pytest.raises(Absent):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold(), PDF_TYPE)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF), Hold(), PDF)
     store.create(staged(PDF, tmp_path / "staged"))
     with pytest.raises(Corrupt):
-        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold(), PDF_TYPE)
+        references.repoint(row.pk, row.s3_key or "", DIGEST, len(PDF) + 1, Hold(), PDF)
     row.refresh_from_db()
     assert row.is_legacy
 

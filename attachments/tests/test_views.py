@@ -308,7 +308,7 @@ class TestTransitional:
         digest = Digest.of(picture())
         store.create(staged(picture(), tmp_path / "staged"))
         assert references.repoint(
-            row.pk, row.s3_key, digest, len(picture()), locks.Hold(), "image/png"
+            row.pk, row.s3_key, digest, len(picture()), locks.Hold(), picture()
         )
         now = client.get(f"{url}/{row.pk}").json()
         for field in ("view_url", "download_url", "thumbnail_url"):
@@ -326,7 +326,7 @@ class TestTransitional:
         def moved_meanwhile(*args, **kwargs):
             store.create(staged(picture(), tmp_path / "staged"))
             references.repoint(
-                row.pk, row.s3_key, Digest.of(picture()), len(picture()), locks.Hold(), "image/png"
+                row.pk, row.s3_key, Digest.of(picture()), len(picture()), locks.Hold(), picture()
             )
             store.remove(row.s3_key)
             return deliver_blob(*args, **kwargs)

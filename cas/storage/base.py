@@ -187,12 +187,16 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What `ingest` found and did. `source` is the version of the object that was read."""
+    """What `ingest` found and did. `source` is the version of the object that was read.
+
+    `head` is what its bytes begin with (`cas.sniff.HEAD`), None if they were not read.
+    """
 
     digest: Digest
     size: int
     source: BlobStat
     outcome: Outcome
+    head: bytes | None = None
 
 
 class Versioning(StrEnum):

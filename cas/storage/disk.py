@@ -141,7 +141,7 @@ class DiskBlobStorage(KeepBlobs, FileSystemStorage):
                 outcome = Outcome.PRESENT
                 if not sound:
                     outcome = self._place(temporary, digest, size, proofs, sound)
-        return Ingested(digest, size, blob, outcome)
+        return Ingested(digest, size, blob, outcome, hasher.head)
 
     def remove(self, key: str) -> None:
         with contextlib.suppress(Absent):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from attachments.models import LEGACY_PREFIX
+from cas.digest import CAS_PREFIX
 from parts.legacy_import.records import (
     LARGEST_SIZE,
     LONGEST_ID,
@@ -22,6 +25,9 @@ from parts.legacy_import.sources import Table
 from parts.legacy_import.values import BadRow, identifier, text, whole
 
 Columns = dict[str, Any]
+
+_KEYS: Final = re.compile(rf"{CAS_PREFIX}[0-9a-f]{{64}}|{LEGACY_PREFIX}[^\"',\t\r\n]+")
+"""What looks like an object's key, wherever it stands."""
 
 
 def label_of(row: Raw, table: Table, shape: Shape) -> Columns:
@@ -48,6 +54,12 @@ def label_of(row: Raw, table: Table, shape: Shape) -> Columns:
             title = text(row.get("title"), "title") or text(row.get("filename"), "filename")
             label["name"] = (title or label.get("url") or "")[:255]
     return label
+
+
+def labels_in(written: str) -> Iterator[Columns]:
+    """One for each object that a row which cannot be read may name; an empty one if none."""
+    keys = dict.fromkeys(_KEYS.findall(written))
+    yield from [{"s3_key": key, "name": key[:255]} for key in keys] or [{}]
 
 
 def part_columns(record: PartRecord) -> Columns:

@@ -116,7 +116,8 @@ def _lines(file: TextIO) -> Iterator[Mapping[str, Any] | BadRow]:
     while line := file.readline(LONGEST_LINE):
         if not line.endswith("\n") and len(line) == LONGEST_LINE:
             _skip_line(file)
-            yield BadRow("malformed", f"the line is longer than {LONGEST_LINE} characters")
+            reason = f"the line is longer than {LONGEST_LINE} characters"
+            yield BadRow("malformed", reason, line)
         elif line.strip():
             yield _parsed(line)
 
@@ -130,9 +131,9 @@ def _parsed(line: str) -> Mapping[str, Any] | BadRow:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
-        return BadRow("malformed", "the line is not JSON")
+        return BadRow("malformed", "the line is not JSON", line)
     if not isinstance(record, dict):
-        return BadRow("malformed", "the line is not a JSON object")
+        return BadRow("malformed", "the line is not a JSON object", line)
     return record
 
 
@@ -158,6 +159,7 @@ def _table(file: TextIO, name: str) -> Iterator[Mapping[str, Any] | BadRow]:
                 yield BadRow(
                     "malformed",
                     f"line {reader.line_num} has {len(fields)} fields, the header {len(header)}",
+                    "\n".join(fields),
                 )
                 continue
             values = (None if field in NULLS else field for field in fields)

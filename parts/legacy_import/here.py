@@ -28,7 +28,9 @@ def read_rows_here(scratch: sqlite3.Connection, source: str, shape: Shape) -> No
         "pk", "key", "cover_attachment_id", "created_at", "description"
     )
     _fill(scratch, "part_here", _all(parts))
-    attachments = Attachment.objects.values_list("pk", "part_id", "attachment_type", "created_at")
+    attachments = Attachment.objects.values_list(
+        "pk", "part_id", "attachment_type", "created_at", "s3_key"
+    )
     _fill(scratch, "attachment_here", _all(attachments))
     for kind, tables in TABLES_OF.items():
         given = SourceRow.objects.filter(source_table__in=tables, our_id__isnull=False)

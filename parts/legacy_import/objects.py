@@ -13,20 +13,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from django.utils import timezone
-
+from attachments import verifications
 from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import Stop
-from attachments.models import LEGACY_PREFIX, Verification
+from attachments.maintenance.transfer import head_of
+from attachments.models import LEGACY_PREFIX
 from cas.digest import CAS_PREFIX, Digest
-from cas.http import OPAQUE_TYPE
-from cas.sniff import ALIASES, HEAD, PDF, PILLOW_FORMATS, SVG, UNTYPED, identify
-from cas.storage.base import Absent, BlobStat, BlobStore, ByteRange, Corrupt, StoreError
+from cas.sniff import stored_type
+from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
 from parts.legacy_import.file_names import file_name
 from parts.legacy_import.loads import Load
-
-TOLD_BY_BYTES: Final = frozenset({*PILLOW_FORMATS, PDF, SVG, *ALIASES, *UNTYPED})
-"""Types that bytes have or have not; what a row says of others may be true."""
 
 READS_AT_A_TIME: Final = 16
 """Blobs that are read at a time."""
@@ -48,9 +44,10 @@ FROM object_found WHERE object_found.number = attachment.number
 
 
 class Proven(NamedTuple):
-    """A blob that hashes to its key, and the type that its bytes have, if it is one we know."""
+    """A blob that hashes to its key, and what its bytes begin with."""
 
-    content_type: str | None
+    stat: BlobStat
+    head: bytes
 
 
 def check_objects(scratch: sqlite3.Connection, store: BlobStore, stop: Stop) -> None:
@@ -112,24 +109,13 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
     digests = sorted({Digest.from_key(each.record.s3_key or "") for each in on_blobs})
     with ThreadPoolExecutor(READS_AT_A_TIME) as reads:
         proofs = dict(zip(digests, reads.map(partial(_waited, store, stop), digests), strict=True))
-    now = timezone.now()
-    Verification.objects.bulk_create(
-        [
-            Verification(digest=digest.hex, verified_at=now)
-            for digest, proof in proofs.items()
-            if isinstance(proof, Proven)
-        ],
-        update_conflicts=True,
-        unique_fields=["digest"],
-        update_fields=["verified_at"],
-    )
+    verifications.record([proof.stat for proof in proofs.values() if isinstance(proof, Proven)])
     for each in on_blobs:
         proof = proofs[Digest.from_key(each.record.s3_key or "")]
         if isinstance(proof, StoreError):
             each.fault = proof
             continue
-        declared = each.record.content_type or ""
-        told = proof.content_type or (OPAQUE_TYPE if declared in TOLD_BY_BYTES else declared)
+        told = stored_type(each.record.content_type or "", proof.head)
         filename = each.record.filename
         if filename is not None:
             filename = file_name(filename, told, "")
@@ -148,10 +134,9 @@ def _waited(store: BlobStore, stop: Stop, digest: Digest) -> Proven | Absent | C
 def _proof(store: BlobStore, digest: Digest) -> Proven:
     """By the checksum that the store holds, else by reading the blob. Raises StoreError."""
     stat = store.stat(digest.key)
-    found = stat.sha256 or store.digest_of(digest.key)[0]
+    found = stat.sha256
+    if found is None:
+        found, stat = store.digest_of(digest.key)
     if found != digest:
         raise Corrupt(f"its bytes hash to {found}", key=digest.key)
-    if not stat.size:
-        return Proven(None)
-    with store.read(digest.key, ByteRange(0, min(HEAD, stat.size))) as stream:
-        return Proven(identify(stream.read(HEAD)))
+    return Proven(stat, head_of(store, digest, stat.size))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from attachments.maintenance.run import ExitStatus, Halt
-from parts.legacy_import.scratch import TABLES
+from parts.legacy_import.scratch import LONGEST_KEY, TABLES
 from parts.legacy_import.shapes import Shape
 
 # Whose an attachment is, where parts and kits own sets of them. A set may have several owners:
@@ -54,6 +54,21 @@ UPDATE {table} SET map_id = CASE
     ELSE coalesce(id, '') || '#' || short_hash(coalesce({content}, record, reason, '')) END
 WHERE map_id IS NULL
 """
+
+# A row that has come to name another object than the one it was imported, or forgotten, with is
+# one of its own: the object it names now was never seen here, and must be held by itself. Not so
+# if that is the object of ours, which was migrated as theirs was.
+OTHER_OBJECTS: Final = f"""
+UPDATE attachment SET map_id = map_id || '#' || short_hash(coalesce(attachment.s3_key, '')),
+    former = known.our_id
+FROM known
+WHERE known.kind = 'attachment' AND known.id = attachment.map_id
+    AND (known.our_id IS NOT NULL OR known.released = 'forgotten')
+    AND attachment.s3_key IS NOT known.s3_key AND length(attachment.s3_key) <= {LONGEST_KEY}
+    AND NOT EXISTS (
+        SELECT 1 FROM attachment_here AS ours
+        WHERE ours.id = known.our_id AND ours.s3_key = attachment.s3_key)
+"""  # noqa: S608 - our own constant
 
 KNOWN: Final = """
 UPDATE {table} SET
@@ -135,6 +150,22 @@ UPDATE attachment SET target = ours.id, outcome = 'already_here'
 FROM theirs JOIN ours USING (part, kind, created, n, total)
 WHERE theirs.number = attachment.number
 """  # noqa: S608 - our own constant
+# What ours was before it was migrated is not known any more, unless the map says it.
+OTHER_THAN_OURS: Final = """
+UPDATE attachment SET fault = 'changed', target = NULL, outcome = NULL,
+    reason = 'it is attachment ' || ours.id || ' here, with another object'
+FROM attachment_here AS ours
+WHERE ours.id = attachment.target AND attachment.outcome = 'already_here'
+    AND attachment.s3_key IS NOT NULL AND attachment.s3_key IS NOT ours.s3_key
+    AND (ours.s3_key IS NULL OR ours.s3_key NOT GLOB 'cas/*' OR attachment.s3_key GLOB 'cas/*')
+    AND NOT EXISTS (
+        SELECT 1 FROM known WHERE kind = 'attachment' AND id = map_id AND our_id = target)
+"""
+CHANGED: Final = """
+UPDATE attachment SET fault = 'changed',
+    reason = 'it was imported as attachment ' || former || ', with another object'
+WHERE former IS NOT NULL AND fault IS NULL AND outcome IS NULL
+"""
 DOUBTFUL: Final = f"""
 {TWINS}
 UPDATE attachment SET fault = 'conflict',
@@ -212,6 +243,7 @@ def identify(scratch: sqlite3.Connection, shape: Shape) -> None:
     for table, content in (("part", "key"), ("attachment", "s3_key, url")):
         scratch.execute(REPEATED.format(table=table, column="id", among="map_id IS NULL"))
         scratch.execute(MAP_IDS.format(table=table, content=content))
+    scratch.execute(OTHER_OBJECTS)
     scratch.execute(REPEATED.format(table="part", column="key", among="fault IS NULL"))
 
 
@@ -241,7 +273,9 @@ def match(scratch: sqlite3.Connection) -> None:
     scratch.execute(COVERS_HERE)
     scratch.execute(OF_KITS)
     scratch.execute(WITHOUT_PART)
+    scratch.execute(CHANGED)
     scratch.execute(ATTACHMENTS_BEFORE_THE_MAP)
+    scratch.execute(OTHER_THAN_OURS)
     scratch.execute(DOUBTFUL)
 
 

@@ -10,7 +10,13 @@ from typing import Any, Final, NamedTuple
 
 from attachments.maintenance.frame import Run
 from attachments.maintenance.run import ExitStatus, Halt
-from parts.legacy_import.columns import Columns, attachment_columns, label_of, part_columns
+from parts.legacy_import.columns import (
+    Columns,
+    attachment_columns,
+    label_of,
+    labels_in,
+    part_columns,
+)
 from parts.legacy_import.records import (
     ATTACHMENT_COLUMNS,
     PART_COLUMNS,
@@ -205,7 +211,8 @@ class Reader:
         for row in self._source.rows(table):
             self._run.stop.check()
             if isinstance(row, BadRow):
-                yield {"fault": row.code, "reason": str(row)}
+                for label in [{}] if table is Table.PARTS else labels_in(row.written):
+                    yield {**label, "fault": row.code, "reason": str(row)}
                 continue
             self._count_columns(table, row, known)
             try:

@@ -190,7 +190,7 @@ def _record(written: Written, shape: Shape, summary: ImportSummary, run: Run) ->
 
 
 def _lose_cover(summary: ImportSummary, part: str, reason: str, run: Run) -> None:
-    summary.lost_covers[part] = reason
+    summary.lose_cover(part, reason)
     logger.warning("the cover of part %s is not imported: %s", part, reason)
     run.report.write({"part": part, "outcome": "cover_lost", "error": reason})
 

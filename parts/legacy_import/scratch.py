@@ -29,7 +29,8 @@ CREATE TABLE kit (number INTEGER PRIMARY KEY, id TEXT, set_id TEXT);
 -- `outcome` is set for what is neither to be imported nor refused: already_here (as the row
 -- `target`), deleted_here, forgotten, left_out. A row with a `fault` is not imported, for `reason`.
 -- `own_id` is the id it had and is to keep if it can. `record` is the row as JSON; the other
--- columns repeat of it what the plan asks for.
+-- columns repeat of it what the plan asks for. `former` is the attachment here that the row became
+-- when it named another object.
 CREATE TABLE part (
     number INTEGER PRIMARY KEY, id TEXT, map_id TEXT, key TEXT, set_id TEXT, cover TEXT,
     created TEXT, own_id INTEGER, record TEXT, fault TEXT, reason TEXT, outcome TEXT,
@@ -39,7 +40,7 @@ CREATE TABLE attachment (
     number INTEGER PRIMARY KEY, id TEXT, map_id TEXT, part TEXT, set_id TEXT, kind TEXT,
     name TEXT, s3_key TEXT, url TEXT, size INTEGER, created TEXT, has_picture INTEGER,
     own_id INTEGER, record TEXT, fault TEXT, reason TEXT, outcome TEXT, target INTEGER,
-    is_cover INTEGER NOT NULL DEFAULT 0
+    former INTEGER, is_cover INTEGER NOT NULL DEFAULT 0
 );
 
 -- What earlier imports of this source recorded, and the ids here that any source's rows got.
@@ -53,7 +54,7 @@ CREATE TABLE part_here (
     id INTEGER PRIMARY KEY, key TEXT, cover INTEGER, created TEXT, description TEXT
 );
 CREATE TABLE attachment_here (
-    id INTEGER PRIMARY KEY, part INTEGER, kind TEXT, created TEXT
+    id INTEGER PRIMARY KEY, part INTEGER, kind TEXT, created TEXT, s3_key TEXT
 );
 """
 
@@ -71,6 +72,9 @@ CREATE INDEX attachment_key ON attachment (s3_key);
 CREATE INDEX attachment_target ON attachment (target);
 CREATE INDEX here_part ON attachment_here (part);
 """
+
+LONGEST_KEY: Final = 1024
+"""Characters of an object's key; no store has a longer one."""
 
 TABLES: Final = ("part", "attachment")
 """The tables that hold rows to import."""

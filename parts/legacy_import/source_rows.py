@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from attachments.locks import hold_shared
 from cas.digest import Digest, is_cas_key
+from parts.legacy_import.scratch import LONGEST_KEY
 from parts.legacy_import.shapes import Shape
 from parts.legacy_import.sources import Table
 from parts.models import SourceRow
@@ -49,7 +50,14 @@ WHERE CASE WHEN outcome IS NULL THEN fault IS NOT NULL
 GROUP BY map_id
 """
 
-LONGEST_KEY: Final = 1024
+# Rows that were refused for another object (`plan.OTHER_OBJECTS`), which has turned out to be ours.
+RESOLVED: Final = """
+SELECT refused.id FROM attachment JOIN known AS refused
+    ON refused.kind = 'attachment'
+    AND refused.id = map_id || '#' || short_hash(coalesce(attachment.s3_key, ''))
+WHERE attachment.outcome = 'already_here' AND refused.state = 'refused' AND refused.released = ''
+"""
+
 LONGEST_NAME: Final = 255
 
 
@@ -108,7 +116,7 @@ class SourceRows:
             )
 
     def settle_decided(self, scratch: sqlite3.Connection) -> None:
-        """Note what the plan alone decided: refusals, and rows that were found without a map."""
+        """Note what the plan alone decided: refusals, rows found without a map, resolved ones."""
         for name in self._tables:
             size = "NULL" if name == "part" else "size"
             found = scratch.execute(REFUSED.format(table=name, size=size))
@@ -121,6 +129,13 @@ class SourceRows:
                         for row in rows
                     ]
                 )
+        resolved = scratch.execute(RESOLVED)
+        while rows := resolved.fetchmany(BATCH):
+            SourceRow.objects.filter(
+                source=self._source,
+                source_table=self._tables["attachment"],
+                source_id__in=[row["id"] for row in rows],
+            ).update(released_at=timezone.now(), release_cause=SourceRow.Release.RESOLVED)
 
     def settle(self, results: Iterable[Result]) -> None:
         """Note what became of rows; in the transaction that made it so."""

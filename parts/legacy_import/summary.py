@@ -42,13 +42,15 @@ class Tally:
 class ImportSummary(RunSummary):
     """`bytes` are those of the objects that imported rows name.
 
-    `lost_covers` are the parts, by key, whose cover could not be brought over, and why.
+    `lost_covers` counts the parts whose cover could not be brought over; `covers` has why, by the
+    keys of some of them.
     `left_out` counts, by name, what the source has and an import does not bring.
     """
 
     source: str = ""
     tallies: dict[str, Tally] = field(default_factory=dict)
-    lost_covers: dict[str, str] = field(default_factory=dict)
+    lost_covers: int = 0
+    covers: dict[str, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -79,6 +81,11 @@ class ImportSummary(RunSummary):
             remaining=planned.to_import,
         )
 
+    def lose_cover(self, part: str, reason: str) -> None:
+        self.lost_covers += 1
+        if len(self.covers) < COVERS_NAMED:
+            self.covers[part] = reason
+
     def count(self, table: str, fault: str, size: int) -> None:
         """One of the rows that remained is over."""
         tally = self.tallies[table]
@@ -100,13 +107,12 @@ class ImportSummary(RunSummary):
         self.fail(fault, f"{table}/{row_id} ({name}): {fault}: {reason}")
 
     def counts(self) -> dict[str, Any]:
-        covers = dict(list(self.lost_covers.items())[:COVERS_NAMED])
         return {
             "source": self.source,
             **{table: asdict(tally) for table, tally in self.tallies.items()},
             "balances": self.balances,
             "bytes": self.bytes,
-            "lost_covers": len(self.lost_covers),
-            "covers": {key: [reason] for key, reason in covers.items()},
+            "lost_covers": self.lost_covers,
+            "covers": {key: [reason] for key, reason in self.covers.items()},
             "left_out": {name: count for name, count in sorted(self.left_out.items()) if count},
         }

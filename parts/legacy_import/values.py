@@ -20,11 +20,15 @@ _ARRAY_ELEMENT: Final = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^,"{}\s][^,"{}]
 
 
 class BadRow(ValueError):
-    """A row that cannot be imported. `code` classes the reason, the message says it."""
+    """A row that cannot be imported. `code` classes the reason, the message says it.
 
-    def __init__(self, code: str, reason: str) -> None:
+    `written` is how the row stands in the dump if it cannot be told into columns.
+    """
+
+    def __init__(self, code: str, reason: str, written: str = "") -> None:
         super().__init__(reason)
         self.code = code
+        self.written = written
 
 
 def text(value: Any, column: str) -> str:

@@ -395,11 +395,25 @@ def test_from_the_older_database(
     assert_imported(parts, files)
 
 
-def test_a_password_is_not_repeated(store: BlobStore) -> None:
-    url = "postgresql://me:topsecret@127.0.0.1:1/none"
-    status, output = run("import_legacy", "--database", url, "--yes-i-am-sure")
-    assert status == 5
-    assert "topsecret" not in output
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:topsecret@127.0.0.1:1/none",
+        "postgresql://me:top/secret@127.0.0.1:1/none",
+        "postgresql://me:a@topsecret@127.0.0.1:1/none",
+        "postgresql://127.0.0.1:1/none?password=topsecret",
+        "postgresql://127.0.0.1:1/none?connect_timeout=1&passw%6Frd=topsecret",
+        "postgresql://127.0.0.1:port/none?password=topsecret",
+    ],
+)
+@on_disk
+def test_a_password_is_not_repeated(store: BlobStore, tmp_path: Path, url: str) -> None:
+    report = tmp_path / "report.jsonl"
+    options = ("--yes-i-am-sure", "--report", str(report))
+    status, output = run("import_legacy", "--database", url, *options)
+    assert status in (4, 5)
+    for told in (output, report.read_text()):
+        assert "secret" not in told
 
 
 @pytest.mark.sqlite

@@ -12,6 +12,7 @@ from django.db import connection
 from attachments import references
 from attachments.locks import _lock_number
 from attachments.models import Attachment
+from attachments.object_keys import KeyKind
 from attachments.tests.legacy import on_disk, put, run, summary_of
 from attachments.timestamps import create_with_times
 from cas.digest import Digest
@@ -20,6 +21,7 @@ from parts.legacy_import.source_rows import SourceRows
 from parts.models import Part, SourceRow
 from parts.tests.older import (
     Row,
+    as_csv,
     collection,
     dump,
     older_file,
@@ -317,3 +319,142 @@ def test_the_digests_lock_is_held_while_rows_are_recorded_and_attached(
         assert free[-1]
     finally:
         other.close()
+
+
+def moved(
+    store: BlobStore, row: Row, content: bytes, key: str = "parts/1/attachments/new.pdf"
+) -> Row:
+    """The row with another object, as the older installation has it after a replacement."""
+    put(store, key, content)
+    return {**row, "s3_key": key, "file_size": len(content)}
+
+
+def test_another_object_of_an_imported_row_is_told_and_held(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    """It never came over: to let go of it with the accepted rows would lose it."""
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    clean(settings)
+    files[1] = moved(store, files[1], b"another datasheet")
+    for _ in range(2):
+        status, summary = import_from(tmp_path, parts, files)
+        assert (status, summary["failures"]) == (3, {"changed": 1})
+        assert summary["part_attachments"]["already_here"] == 4
+        assert summary["balances"]
+    row = SourceRow.objects.get(reason_code="changed")
+    assert (row.object_key, row.our_id) == (files[1]["s3_key"], None)
+    assert row.source_id.startswith("11#")
+    kept = SourceRow.objects.get(source_table="part_attachments", source_id="11")
+    assert (kept.state, kept.our_id) == (STATE.ACCEPTED, 11)
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == {files[1]["s3_key"]}
+    # Once it was retired, too, what it names by now is not let go of unseen.
+    files[0] = moved(store, files[0], b"2nd photo", "parts/1/attachments/new.png")
+    assert import_from(tmp_path, parts, files)[1]["failures"] == {"changed": 2}
+    clean(settings)
+    assert legacy_keys(store) == {files[0]["s3_key"], files[1]["s3_key"]}
+    assert legacy("--forget", f"part_attachments/{row.source_id}")[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == {files[0]["s3_key"]}
+
+
+@on_disk
+def test_another_object_of_a_row_that_was_deleted_here_is_held(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    Attachment.objects.get(pk=11).delete()
+    files[1] = moved(store, files[1], b"another datasheet")
+    status, summary = import_from(tmp_path, parts, files)
+    assert (status, summary["failures"]) == (3, {"changed": 1})
+    assert not Attachment.objects.filter(title="File 11").exists()
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    assert files[1]["s3_key"] in legacy_keys(store)
+
+
+@on_disk
+def test_another_object_of_a_forgotten_row_is_tried_and_held(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = one_refused(store, tmp_path)
+    assert legacy("--forget", "part_attachments/13")[0] == 0
+    files[3] = moved(store, files[3], b"mended")
+    status, summary = import_from(tmp_path, parts, files)
+    assert (status, summary["part_attachments"]["imported"]) == (0, 1)
+    held = references.named([files[3]["s3_key"]], KeyKind.HOLD)
+    assert held == {files[3]["s3_key"]}
+
+
+@on_disk
+def test_an_installation_that_was_migrated_itself_is_known(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    """Its rows name blobs by now. Whether they are the same shows when ours are migrated."""
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    contents = {10: b"photo", 11: b"datasheet", 12: b"datasheet", 13: b"notes"}
+    for row in files[:4]:
+        put_blob(store, contents[row["id"]], contents[row["id"]])
+        row["s3_key"] = Digest.of(contents[row["id"]]).key
+    assert import_from(tmp_path, parts, files)[1]["failures"] == {"changed": 4}
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    status, summary = import_from(tmp_path, parts, files)
+    assert status == 0, summary
+    assert summary["part_attachments"]["already_here"] == 5
+    assert Attachment.objects.count() == 5
+    resolved = SourceRow.objects.filter(release_cause=SourceRow.Release.RESOLVED)
+    assert resolved.filter(reason_code="changed").count() == 4
+    assert not SourceRow.objects.filter(state=STATE.REFUSED, released_at=None).exists()
+
+
+@on_disk
+def test_another_object_of_a_row_from_before_there_was_a_map_is_told(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    SourceRow.objects.all().delete()
+    files[1] = moved(store, files[1], b"another datasheet")
+    status, summary = import_from(tmp_path, parts, files)
+    assert (status, summary["failures"]) == (3, {"changed": 1})
+    assert states()["11"] == (STATE.REFUSED, "changed")
+
+
+def test_a_line_that_cannot_be_read_holds_the_objects_it_names(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = collection(store)
+    digest = Digest.of(b"sheet")
+    put_blob(store, b"sheet", b"sheet")
+    put(store, "parts/9/attachments/our plan.pdf", b"plan")
+    there = {stat.key for stat in store.scan("")}
+    directory = dump(tmp_path / "dump", {"parts": parts, "part_attachments": files})
+    with (directory / "part_attachments.jsonl").open("a") as file:
+        file.write(f'{{"id": 60, "part_id": 1, "s3_key": "{digest.key}", "title": "cut \n')
+        file.write('{"id": 61, "part_id": 1, "s3_key": "parts/9/attachments/our plan.pdf", \n')
+    status, summary = legacy("--dump", str(directory))
+    assert (status, summary["failures"]) == (3, {"malformed": 2})
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    grace = ("--grace", "0s", "--max-delete-percent", "100")
+    assert run("collect_garbage", "--yes-i-am-sure", *grace)[0] == 0
+    left = {stat.key for stat in store.scan("")}
+    assert {digest.key, "parts/9/attachments/our plan.pdf"} <= left & there
+
+
+@on_disk
+def test_a_table_with_too_few_fields_in_a_line_holds_what_it_names(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    directory = dump(tmp_path / "dump", {"parts": parts, "part_attachments": files}, as_csv)
+    key = Digest.of(b"sheet").key
+    with (directory / "part_attachments.csv").open("a") as file:
+        file.write(f"60,1,pdf,Sheet,{key}\r\n")
+    status, summary = legacy("--dump", str(directory))
+    assert (status, summary["failures"]) == (3, {"malformed": 1})
+    assert references.named([key], KeyKind.HOLD) == {key}

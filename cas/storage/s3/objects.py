@@ -116,6 +116,7 @@ def ingest(
     version alone: then the download is kept and uploaded.
     """
     digest: Digest | None = None
+    head: bytes | None = None
     if head_first:
         blob = bucket.head(source)
         refuse_other_size(blob, expected_size)
@@ -134,10 +135,11 @@ def ingest(
                 with_md5 = not bucket.capabilities.supports("copy_checksum")
                 hasher = read_whole(stream, on_bytes, with_md5=with_md5)
                 digest, md5 = hasher.digest, hasher.md5 if with_md5 else blob.md5
+                head = hasher.head
     if on_digest:
         on_digest(digest)
     target = Target(store, digest, blob.size, md5, None, proofs)
-    return Ingested(digest, blob.size, blob, _copy_to_target(bucket, blob, target))
+    return Ingested(digest, blob.size, blob, _copy_to_target(bucket, blob, target), head)
 
 
 def _can_copy(bucket: Bucket, size: int) -> bool:
@@ -176,7 +178,7 @@ def _download_and_create(
     finally:
         with file_errors(stream.blob.key):
             path.unlink(missing_ok=True)
-    return Ingested(staged.digest, staged.size, stream.blob, outcome)
+    return Ingested(staged.digest, staged.size, stream.blob, outcome, hasher.head)
 
 
 def read_whole(

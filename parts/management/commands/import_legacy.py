@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +18,6 @@ from parts.legacy_import.sources import Opening, Table
 
 SOURCE: Final = "older"
 """The name of a source that was given none."""
-
-PASSWORDS: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*(?=@)|([?&])password=[^&]*&?")
 
 
 class Command(MaintenanceCommand):
@@ -96,12 +93,6 @@ class Command(MaintenanceCommand):
         if options["forget"]:
             return "manage.py migration_status"
         return "manage.py migrate_to_cas --dry-run"
-
-    def again(self, options: dict[str, Any], **changed: Any) -> str:
-        """As for every command, but never with the password."""
-        if url := options["database"]:
-            changed["database"] = PASSWORDS.sub(r"\1\2", url)
-        return super().again(options, **changed)
 
 
 def _opening(options: dict[str, Any]) -> Opening | None:
