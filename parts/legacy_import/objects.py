@@ -7,7 +7,7 @@ A row on a blob is not migrated any more, so here is where the blob is read.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from attachments import verifications
 from attachments.maintenance.retry import Tries, listed
 from attachments.maintenance.run import Stop
 from attachments.maintenance.transfer import head_of
-from attachments.models import LEGACY_PREFIX
+from attachments.models import LEGACY_PREFIX, Verification
 from cas.digest import CAS_PREFIX, Digest
 from cas.sniff import stored_type
 from cas.storage.base import Absent, BlobStat, BlobStore, Corrupt, StoreError
@@ -46,7 +46,7 @@ FROM object_found WHERE object_found.number = attachment.number
 class Proven(NamedTuple):
     """A blob that hashes to its key, and what its bytes begin with."""
 
-    stat: BlobStat
+    blob: BlobStat
     head: bytes
 
 
@@ -107,9 +107,12 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
     planned = [each for load in portion for each in load.attachments]
     on_blobs = [each for each in planned if (each.record.s3_key or "").startswith(CAS_PREFIX)]
     digests = sorted({Digest.from_key(each.record.s3_key or "") for each in on_blobs})
+    rows = Verification.objects.filter(digest__in=[digest.hex for digest in digests])
+    verified = {Digest(row.digest): row for row in rows}
+    prove = partial(_waited, store, verified, stop)
     with ThreadPoolExecutor(READS_AT_A_TIME) as reads:
-        proofs = dict(zip(digests, reads.map(partial(_waited, store, stop), digests), strict=True))
-    verifications.record([proof.stat for proof in proofs.values() if isinstance(proof, Proven)])
+        proofs = dict(zip(digests, reads.map(prove, digests), strict=True))
+    verifications.record([proof.blob for proof in proofs.values() if isinstance(proof, Proven)])
     for each in on_blobs:
         proof = proofs[Digest.from_key(each.record.s3_key or "")]
         if isinstance(proof, StoreError):
@@ -122,21 +125,31 @@ def prove_blobs(store: BlobStore, portion: Sequence[Load], stop: Stop) -> None:
         each.record = replace(each.record, content_type=told, filename=filename)
 
 
-def _waited(store: BlobStore, stop: Stop, digest: Digest) -> Proven | Absent | Corrupt:
+def _waited(
+    store: BlobStore, verified: Mapping[Digest, Verification], stop: Stop, digest: Digest
+) -> Proven | Absent | Corrupt:
     """The proof, or why there is none; a store that is away is waited for. Raises Halt, Stopped."""
     stop.check()
     try:
-        return Tries(stop, store).of(partial(_proof, store, digest))
+        return Tries(stop, store).of(partial(_proof, store, verified.get(digest), digest))
     except (Absent, Corrupt) as fault:
         return fault
 
 
-def _proof(store: BlobStore, digest: Digest) -> Proven:
-    """By the checksum that the store holds, else by reading the blob. Raises StoreError."""
-    stat = store.stat(digest.key)
-    found = stat.sha256
-    if found is None:
-        found, stat = store.digest_of(digest.key)
-    if found != digest:
+def _proof(store: BlobStore, verified: Verification | None, digest: Digest) -> Proven:
+    """By a checksum that the store holds, by an earlier reading of this version, else by reading.
+
+    Raises StoreError.
+    """
+    blob = store.stat(digest.key)
+    found: Digest | None = blob.sha256
+    if found is None and not (verified and _is_of(verified, blob)):
+        found, blob = store.digest_of(digest.key)
+    if found not in (None, digest):
         raise Corrupt(f"its bytes hash to {found}", key=digest.key)
-    return Proven(stat, head_of(store, digest, stat.size))
+    return Proven(blob, head_of(store, digest, blob.size))
+
+
+def _is_of(verified: Verification, blob: BlobStat) -> bool:
+    same = bool(blob.etag) and verified.etag == blob.etag
+    return same and verified.verified_at >= blob.modified
