@@ -21,9 +21,9 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server with working guards on a free loopback port, for the whole session."""
+    """An S3 server that makes every check, on a free loopback port, for the whole session."""
     if S3Endpoint.given():
-        pytest.skip("only the stand-in can be told to misbehave")
+        pytest.skip("only the stand-in misbehaves on demand")
     with S3Server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
@@ -36,7 +36,7 @@ def s3_endpoint(request: pytest.FixtureRequest) -> S3Endpoint:
 
 @pytest.fixture
 def s3_bucket(s3_endpoint: S3Endpoint) -> Iterator[str]:
-    """A fresh bucket; all faults and ignored guards are taken back afterwards."""
+    """A fresh bucket; all faults and switched off checks are taken back afterwards."""
     s3_endpoint.reset()
     bucket = s3_endpoint.new_bucket()
     yield bucket

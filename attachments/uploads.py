@@ -28,8 +28,7 @@ from cas.conf import serving
 from cas.content_types import ACCEPTED, FORMATS, HEAD, Format, sniff
 from cas.digest import Hasher
 from cas.storage import attachment_store
-from cas.storage.base import Staged, StoreError
-from cas.storage.disk_files import store_error, translated
+from cas.storage.base import Staged, StoreError, file_errors, store_error
 
 MULTIPART_OVERHEAD = 1024 * 1024
 """Bytes of a request that are not the file: boundaries, part headers, a title."""
@@ -197,7 +196,7 @@ def stage(received: ReceivedFile) -> StagedUpload:
     staged = received.staged
     if staged.size == 0:
         raise EmptyFile("the file is empty")
-    with translated(staged.digest.key), staged.path.open("rb") as stream:
+    with file_errors(staged.digest.key), staged.path.open("rb") as stream:
         found = sniff(stream.read(HEAD))
     if found is None:
         raise UnsupportedType(f"only {ACCEPTED} are accepted")

@@ -3,7 +3,7 @@
     python -m benchmarks.object_store
 
 moto answers some hundred requests a second, which would be all that is measured. This answers
-some ten thousand, each after as long a wait as it is told, and honours the guards that a migration
+some ten thousand, each after a configured delay, and supports the conditions that a migration
 relies on: Content-MD5, SHA-256 checksums, If-Match, If-None-Match, conditional copies. It does no
 authentication and no multipart uploads. It ends when its standard input does.
 """

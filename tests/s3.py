@@ -101,7 +101,7 @@ class S3Endpoint:
 
     @cached_property
     def client(self) -> Any:
-        """A plain client, to look at the bucket past the store under test."""
+        """A plain client, which reads the bucket without the store under test."""
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint or None,
@@ -153,14 +153,14 @@ class S3Endpoint:
                 self.client.abort_multipart_upload(Bucket=bucket, **named)
 
     def reset(self) -> None:
-        """Take back what a test planned: nothing, as only the stand-in can be planned with."""
+        """Take back what a test planned: nothing, as only the stand-in takes plans."""
 
 
 class S3Server(S3Endpoint):
     """A running server. Context manager.
 
-    `fault` plans one fault (actions: see tests/s3_faults.py), `ignore` names the guards that
-    stop working (names: see tests/s3_guards.py), `counts` says how many requests of each
+    `fault` plans one fault (actions: see tests/s3_faults.py), `ignore` names the checks that
+    are switched off (names: see tests/s3_checks.py), `counts` says how many requests of each
     operation came, `sent` how many body bytes were answered to them.
     """
 
@@ -231,9 +231,9 @@ class S3Server(S3Endpoint):
             options=options,
         )
 
-    def ignore(self, *guards: str) -> None:
-        """From now on exactly these guards are not honoured."""
-        self._control("ignore", guards=list(guards))
+    def ignore(self, *names: str) -> None:
+        """From now on exactly these checks are switched off."""
+        self._control("ignore", names=list(names))
 
     def latency(self, milliseconds: float) -> None:
         self._control("latency", ms=milliseconds)
@@ -246,7 +246,7 @@ class S3Server(S3Endpoint):
         self._control("clock", seconds=seconds)
 
     def reset(self) -> None:
-        """Take back faults, ignored guards, latency and clock, and count from zero.
+        """Take back faults, switched off checks, latency and clock, and count from zero.
 
         Objects stay.
         """

@@ -3,7 +3,7 @@
 A plan crosses a process boundary, so it is plain data. Actions:
 
 error            answer `status`, `code` and perhaps `headers`, without acting
-wait_then_act    act only after `seconds`, whether anybody still waits for the answer or not
+wait_then_act    act only after `seconds`, even if the connection was closed
 act_then_hang    act, then stay silent for `seconds` and close
 act_then_close   act, then close without an answer
 act_then_error   act, then answer `status` and `code` as if nothing had been done
@@ -13,8 +13,8 @@ other_etag       answer with an ETag that is no MD5, of as many parts
 close_mid_body   announce the whole body, send `bytes` of it, close
 short_body       answer with only the first `bytes` of the body, as if that were all
 alter_body       flip one bit of the answer's body
-alter_request    flip one bit of the request's body before anything looks at it
-error_in_200     act not, and answer 200 with an error document (copies, completions)
+alter_request    flip one bit of the request's body before anything else
+error_in_200     do not act, and answer 200 with an error document (copies, completions)
 overwrite_first  replace the object `key` by `body` just before acting
 remove_first     delete the object `key` just before acting
 delete_errors    of a batch delete, refuse keys that contain `text`, with `code`

@@ -1,8 +1,8 @@
-"""An S3 server over real HTTP: moto keeps the objects, and in front of it guards that refuse.
+"""An S3 server over real HTTP: moto keeps the objects, behind the checks of a strict S3.
 
 One process, one lock around moto (whose listings do not bear concurrent writes), so that
 conditions are checked and acted on as one. Injected latency and silent answers are waited out
-outside the lock. Requests below `/-/` are the tests' own: faults, ignored guards, counts.
+outside the lock. Requests below `/-/` are the tests' own: faults, switched off checks, counts.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import create_backend_app
 from moto.s3.models import FakeDeleteMarker, s3_backends
 
+from tests.s3_checks import Checks, Refusal, S3Request
 from tests.s3_faults import Fault, Plan
-from tests.s3_guards import Guards, Refusal, S3Request
 
 MOST_SKEW_SECONDS = 900
 """How far a request's date may be off."""
@@ -41,7 +41,7 @@ ENCRYPTED = {
     "ListObjectsV2",
     "PutObject",
 }
-"""Operations that tell an object's ETag."""
+"""Operations whose answer has an object's ETag."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Hang(Exception):
 @dataclass
 class State:
     plan: Plan = field(default_factory=Plan)
-    guards: Guards = field(default_factory=Guards)
+    checks: Checks = field(default_factory=Checks)
     counts: Counter[str] = field(default_factory=Counter)
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes of response bodies by operation."""
@@ -76,7 +76,7 @@ class State:
 
     def reset(self) -> None:
         self.plan.clear()
-        self.guards.ignored.clear()
+        self.checks.ignored.clear()
         self.counts.clear()
         self.sent.clear()
         self.latency = 0.0
@@ -191,7 +191,7 @@ def flip(body: bytes) -> bytes:
 
 
 class Front:
-    """Faults, then guards, then moto, then faults again."""
+    """Faults, then checks, then moto, then faults again."""
 
     def __init__(self) -> None:
         self.state = State()
@@ -211,7 +211,7 @@ class Front:
         if abs(state.clock_ahead) > MOST_SKEW_SECONDS:
             return refuse(Refusal(403, "RequestTimeTooSkewed", "The clocks are too far apart."))
         with state.lock:
-            refusal = state.guards.refusal(request, self._etag_of)
+            refusal = state.checks.refusal(request, self._etag_of)
             answer = refuse(refusal) if refusal else self._act(request, fault)
             state.sent[request.operation] += len(answer.body)
         return self._spoil(fault, request, answer) if fault else answer
@@ -221,14 +221,14 @@ class Front:
         if fault and fault.action == "delete_errors":
             refused = _take_out(request, fault.options["text"])
         if request.operation in ("CopyObject", "UploadPartCopy") and (
-            "copy_checksum" in self.state.guards.ignored
+            "copy_checksum" in self.state.checks.ignored
         ):
             request.headers.pop("x-amz-checksum-algorithm", None)
-        if request.operation == "HeadObject" and "part_number" in self.state.guards.ignored:
+        if request.operation == "HeadObject" and "part_number" in self.state.checks.ignored:
             request.raw_query = re.sub(r"partNumber=\d+&?", "", request.raw_query)
             request.headers[":target"] = f"{request.path}?{request.raw_query}"
         if "x-amz-checksum-sha256" in request.headers:
-            # moto keeps a checksum only if the algorithm is named once more.
+            # moto keeps a checksum only if the algorithm is named as well.
             request.headers.setdefault("x-amz-sdk-checksum-algorithm", "SHA256")
         if refused and b"<Key>" not in request.body:
             answer = Answer(
@@ -238,7 +238,7 @@ class Front:
             answer = self.store.call(request)
         if request.operation in ("CreateMultipartUpload", "ListMultipartUploads"):
             self._date(answer)
-        if "opaque_etags" in self.state.guards.ignored:
+        if "opaque_etags" in self.state.checks.ignored:
             _hide_etags(request.operation, answer)
         if fault and refused:
             code = fault.options.get("code", "InternalError")
@@ -253,7 +253,7 @@ class Front:
 
     def _etag_of(self, bucket: str, key: str) -> str | None:
         etag = self.store.etag_of(bucket, key)
-        hidden = "opaque_etags" in self.state.guards.ignored
+        hidden = "opaque_etags" in self.state.checks.ignored
         return _opaque(etag) if etag and hidden else etag
 
     def _date(self, answer: Answer) -> None:
@@ -312,13 +312,13 @@ class Front:
         return answer
 
     def control(self, path: str, body: bytes) -> Any:
-        """What tests ask of the server itself."""
+        """Requests of tests to the server itself."""
         state = self.state
         said = json.loads(body) if body else {}
         if path == "/-/fault":
             state.plan.add(Fault(**said))
         elif path == "/-/ignore":
-            state.guards.ignored = set(said["guards"])
+            state.checks.ignored = set(said["names"])
         elif path == "/-/latency":
             state.latency = said["ms"] / 1000
         elif path == "/-/clock":
@@ -375,7 +375,7 @@ def _hide_etags(operation: str, answer: Answer) -> None:
 
 
 def _strip(action: str, answer: Answer) -> None:
-    """Take out of an answer what tells of an object's bytes."""
+    """Take out of an answer what identifies an object's bytes."""
     if action == "empty_etag":
         answer.body = re.sub(b"<ETag>.*?</ETag>", b"<ETag></ETag>", answer.body)
     kept = []

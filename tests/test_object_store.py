@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError
 
 from benchmarks.installation import stand_in
 from benchmarks.object_store import Objects, Stored, legacy_key
-from cas.storage.s3.trials import FALLBACKS, Trials
+from cas.storage.s3.capabilities import FALLBACKS, CapabilityProbes
+from cas.storage.s3.client import Bucket
 
 BUCKET = "bench"
 
@@ -39,10 +40,11 @@ def refusal(operation: Any, **parameters: Any) -> str:
     return str(refused.value.response["Error"]["Code"])
 
 
-def test_the_guards_that_a_migration_tries_are_honoured(client: Any) -> None:
-    honoured = {name for name, seen in Trials(client, BUCKET, "trials/", {}).run().items() if seen}
+def test_the_capabilities_that_a_migration_relies_on_are_supported(client: Any) -> None:
+    results = CapabilityProbes(Bucket(client, BUCKET), "probes/").run()
     # It has no multipart uploads.
-    assert honoured == set(FALLBACKS) - {"complete_if_none_match", "part_copy_if_match"}
+    missing = {"complete_if_none_match", "part_copy_if_match"}
+    assert {name for name, supported in results.items() if supported} == set(FALLBACKS) - missing
 
 
 def test_a_copy_can_be_told_to_leave_what_is_there(client: Any) -> None:

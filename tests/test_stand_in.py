@@ -25,7 +25,7 @@ def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[int, str, dict
 
 @pytest.mark.parametrize("seconds", [-7200, 7200])
 def test_a_clock_that_is_off(s3_server: S3Server, s3_bucket: str, seconds: int) -> None:
-    """A HEAD is refused without a word, and only the date of the answer tells why."""
+    """The refusal of a HEAD has no body; only the date of the answer shows why."""
     s3_server.client.put_object(Bucket=s3_bucket, Key="a", Body=b"x")
     s3_server.clock_ahead(seconds)
     named = {"Bucket": s3_bucket, "Key": "a"}

@@ -120,7 +120,7 @@ def many(store: BlobStore, s3_server: S3Server, part: Part, s3_bucket: str) -> s
     s3_server.fill(s3_bucket, [*old, *(digest.key for digest in digests)])
     # The bytes are not what the keys say; a cleanup reads only what it takes for not verified yet.
     verifications.record([store.stat(digest.key) for digest in digests[-15:]])
-    # The store's guards are tried at its first use; the faults are not meant for that.
+    # The store's capabilities are probed at its first use; the faults are not meant for that.
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     return {*old, *(digest.key for digest in digests)}
 

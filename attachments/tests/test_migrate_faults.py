@@ -52,7 +52,7 @@ def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows() -> Callable[[BlobStore], list[Attachment]]:
     def make(store: BlobStore) -> list[Attachment]:
         part = Part.objects.create(description="Buck converter")
-        # The store's guards are tried at its first use; the faults are not meant for that.
+        # The store's capabilities are probed at its first use; the faults are not meant for that.
         assert run(*MIGRATE)[0] == 0
         return [make_legacy(store, part, b"content %02d" % (n % 9)) for n in range(ROWS)]
 

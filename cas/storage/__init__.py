@@ -15,8 +15,8 @@ ALIAS: Final = "attachments"
 def attachment_store() -> BlobStore:
     """The store configured as `STORAGES["attachments"]`, one instance a process.
 
-    Raises ImproperlyConfigured if what is configured keeps another contract, and Django's
-    InvalidStorageError if nothing is.
+    Raises ImproperlyConfigured if the configured class keeps another contract, and Django's
+    InvalidStorageError if none is configured.
     """
     store = storages[ALIAS]
     if not keeps_contract(type(store)):
@@ -25,8 +25,8 @@ def attachment_store() -> BlobStore:
 
 
 def keeps_contract(kind: type) -> bool:
-    """Whether a class has everything that BlobStore asks for.
+    """Whether a class has every member of BlobStore.
 
-    Asked of the class, because to ask an instance would run its properties at every call.
+    The class, not an instance: `hasattr` on an instance would run its properties at every call.
     """
     return all(hasattr(kind, name) for name in vars(BlobStore) if not name.startswith("_"))

@@ -1,4 +1,4 @@
-"""What a blob store promises, whichever backend keeps it.
+"""The contract of a blob store, its errors, and what both backends share.
 
 Keys are plain strings because a store also holds the older layout's objects; only `create` and
 `ingest` ever write below `cas/`, and both take their key from a digest.
@@ -6,14 +6,21 @@ Keys are plain strings because a store also holds the older layout's objects; on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import errno
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, runtime_checkable
 
-from cas.digest import Digest
+from django.core.exceptions import SuspiciousFileOperation
+
+from cas.digest import CAS_PREFIX, Digest
+
+if TYPE_CHECKING:
+    from cas.storage.preflight import Preflight
 
 
 class StoreError(Exception):
@@ -39,7 +46,7 @@ class Denied(StoreError):
 
 
 class Unreachable(StoreError):
-    """The store did not answer in time, or asked to be asked again later. Worth a retry."""
+    """The store did not answer in time, or answered that it is busy. Worth a retry."""
 
     code = "unreachable"
 
@@ -51,7 +58,7 @@ class Corrupt(StoreError):
 
 
 class CutShort(Corrupt):
-    """The store ended its answer before the object did, whole or not."""
+    """The store's answer ended before the object did, which may be whole."""
 
 
 class Changed(StoreError):
@@ -78,6 +85,53 @@ class Unsupported(StoreError):
     code = "unsupported"
 
 
+_FILE_ERRORS: Final[dict[int, type[StoreError]]] = {
+    errno.ENOENT: Absent,
+    errno.ENOTDIR: Absent,
+    errno.EISDIR: Absent,
+    errno.ENAMETOOLONG: Absent,
+    errno.EACCES: Denied,
+    errno.EPERM: Denied,
+    errno.EROFS: Denied,
+    errno.ENOSPC: StoreFull,
+    errno.EDQUOT: StoreFull,
+    errno.EFBIG: StoreFull,
+    errno.EIO: Unreachable,
+    errno.ESTALE: Unreachable,
+    errno.ETIMEDOUT: Unreachable,
+    errno.EHOSTDOWN: Unreachable,
+    errno.ENOTCONN: Unreachable,
+    errno.EMFILE: Unreachable,
+    errno.ENFILE: Unreachable,
+}
+
+_FILE_CURES: Final = {
+    errno.EACCES: "Give the user of this process the right to it",
+    errno.EDQUOT: "Make room, or raise the quota",
+    errno.EIO: "The medium fails: see the system's log",
+    errno.ENOSPC: "Make room on that file system",
+    errno.EROFS: "Find out why (the system's log says), and mount the file system writable again",
+}
+
+
+@contextlib.contextmanager
+def file_errors(key: str) -> Iterator[None]:
+    """Raise the StoreError that an OSError about `key` amounts to."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(error, key) from error
+
+
+def store_error(error: OSError, key: str = "") -> StoreError:
+    """The StoreError that an OSError about `key` amounts to."""
+    number = error.errno or 0
+    message = error.strerror or str(error)
+    if cure := _FILE_CURES.get(number):
+        message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
+    return _FILE_ERRORS.get(number, StoreError)(message, key=key)
+
+
 class Outcome(StrEnum):
     """What `create` or `ingest` had to do for the object to be there."""
 
@@ -91,8 +145,8 @@ class BlobStat:
     """One object as the store describes it.
 
     `size` is in bytes and `modified` is timezone-aware. `etag` identifies this version of the
-    object and nothing more: it is no checksum. `sha256` is the full-object digest where the store
-    holds one, `md5` that of all its bytes where the store tells.
+    object and nothing more: it is no checksum. `sha256` and `md5` are those of all its bytes,
+    where the store states them.
     """
 
     key: str
@@ -107,8 +161,7 @@ class BlobStream(BinaryIO):
     """A stream of a blob, or of a range of it.
 
     A type only: a stream from disk is a real file, one from S3 is not. `blob` describes the whole
-    object as the store did when it answered the read, so that a caller who needs its size or
-    version needs no second request.
+    object at the time of the read, so that its size and version need no second request.
     """
 
     blob: BlobStat
@@ -136,7 +189,7 @@ class Staged:
 class Ingested:
     """What `ingest` found and did. `source` is the version of the object that was read.
 
-    `head` is what its bytes begin with (`cas.sniff.HEAD`), None if they were not read.
+    `head` is what its bytes begin with (`cas.content_types.HEAD`), None if they were not read.
     """
 
     digest: Digest
@@ -170,7 +223,7 @@ class Proofs:
     """The caller's memory of blobs that were read and found to hash to their key.
 
     `hold` says whether this version of the blob was; `record` is called when one was. Without a
-    memory a blob of which the store's own words prove nothing is read each time it is found.
+    memory, a blob is read whenever it is found and the store's checksums prove nothing.
     """
 
     hold: Callable[[BlobStat], bool]
@@ -180,12 +233,44 @@ class Proofs:
 NO_PROOFS: Final = Proofs(hold=lambda blob: False, record=lambda blob: None)
 
 
+def compare(found: BlobStat, digest: Digest, size: int, md5: bytes | None = None) -> bool | None:
+    """What the store's description of an object proves about its bytes.
+
+    True: they are those of this digest and size (and MD5, where one is known). False: they are
+    others, or the checksums contradict each other. None: nothing is proven.
+    """
+    if found.size != size or found.sha256 not in (None, digest):
+        return False
+    if found.md5 is not None and md5 is not None:
+        return found.md5 == md5
+    return True if found.sha256 else None
+
+
 def refuse_other_size(source: BlobStat, expected: int | None) -> None:
     """Raises SizeMismatch unless the source has the expected size in bytes, where one is."""
     if expected is not None and source.size != expected:
         raise SizeMismatch(
             f"{expected} bytes were expected, the object has {source.size}", key=source.key
         )
+
+
+NOT_BELOW_CAS: Final = "only bytes of known digest are written below cas/"
+
+
+def refuse_blob_key(key: str) -> None:
+    """Raises StoreError for a key below `cas/`."""
+    if key.startswith(CAS_PREFIX):
+        raise StoreError(NOT_BELOW_CAS, key=key)
+
+
+class KeepBlobs:
+    """Keeps Django's `Storage.save`, which follows none of the rules for blobs, out of `cas/`."""
+
+    def _save(self, name: str, content: Any) -> str:
+        if name.startswith(CAS_PREFIX):
+            raise SuspiciousFileOperation(NOT_BELOW_CAS)
+        saved: str = super()._save(name, content)  # type: ignore[misc]
+        return saved
 
 
 @runtime_checkable
@@ -220,11 +305,11 @@ class BlobStore(Protocol):
     def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
         """Put the staged bytes at `cas/<digest>` unless they are there, atomically and durably.
 
-        What is there is left alone (PRESENT) if its bytes are proven to be these: by a checksum
-        that the store holds, by `proofs`, or by reading it, which `proofs` then records. Wrong
-        bytes are kept below `quarantine/` and replaced (HEALED). The staged file is left to its
-        owner. Raises Corrupt if the staged file or what the store kept is not what was hashed,
-        StoreFull when there is no room.
+        An object that is there is left alone (PRESENT) if its bytes are proven to be these: by a
+        checksum that the store holds, by `proofs`, or by reading it, which `proofs` then records.
+        Wrong bytes are kept below `quarantine/` and replaced (HEALED). The staged file is left to
+        its owner. Raises Corrupt if the staged file or what the store kept is not what was
+        hashed, StoreFull when there is no room.
         """
 
     def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
@@ -241,11 +326,11 @@ class BlobStore(Protocol):
     ) -> Ingested:
         """Make the bytes at `source` available at `cas/<their digest>`, reading them once.
 
-        `on_digest` is called when the digest is known and nothing below `cas/` was looked at yet:
-        who takes a lock then can believe afterwards what is said to be stored. What is there is
-        proven or replaced as by `create`, because the source may be the last good copy. The
-        source is left as it was. Raises Absent, Corrupt, Changed, StoreFull, and SizeMismatch,
-        before anything is read, if the source does not have the expected size in bytes.
+        `on_digest` is called when the digest is known and nothing below `cas/` was read yet: a
+        lock taken there covers all that follows. A blob that is there is proven or replaced as by
+        `create`, because the source may be the last good copy. The source is left as it was.
+        Raises Absent, Corrupt, Changed, StoreFull, and SizeMismatch, before anything is read, if
+        the source does not have the expected size in bytes.
         """
 
     def remove(self, key: str) -> None:
@@ -256,8 +341,7 @@ class BlobStore(Protocol):
     ) -> Iterator[tuple[str, StoreError | None]]:
         """Delete objects in batches, yielding each key's own outcome.
 
-        With `versions` all versions of each key are deleted, the old ones and the marks of
-        earlier deletions as well.
+        With `versions` all versions of each key are deleted, old ones and deletion markers too.
         """
 
     def versioning(self) -> Versioning:
@@ -270,12 +354,29 @@ class BlobStore(Protocol):
         """Copy an object of any size within the store. Never below `cas/`: that is `ingest`.
 
         With `etag` only that version of the object is copied. What is at `target` is replaced.
-        Raises Absent, Changed, StoreFull. What arrived is not
-        compared with what was there.
+        The copy is not compared with its source. Raises Absent, Changed, StoreFull.
         """
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Delete what crashed writers left behind: temporary files, unfinished multipart uploads.
 
         Yields a description of each.
+        """
+
+    @property
+    def identity(self) -> str:
+        """Names the place the blobs are in: two stores with the same one are the same."""
+
+    @property
+    def fallbacks(self) -> Mapping[str, str]:
+        """By capability that a store may lack: what is done in its place."""
+
+    def probe_capabilities(self, prefix: str) -> Mapping[str, bool]:
+        """Probe every capability of `fallbacks` on objects below `prefix`, removed afterwards."""
+
+    def preflight(self) -> Preflight:
+        """Try each operation that commands need, on objects of its own, removed afterwards.
+
+        Raises the StoreError that says why nothing can be tried at all: Unreachable, or Denied
+        with wrong credentials or a bucket that is not there.
         """

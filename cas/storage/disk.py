@@ -4,28 +4,30 @@ An object appears under its key in one step, complete and fsynced: it is written
 name in `.staging/`, on the same filesystem, and linked into place. `link` fails if the name is
 taken, which makes it create-if-absent; `rename` would not.
 
-A filesystem without hard links (FAT, some network shares) gets a rename in place of the link.
-Two writers can then both believe they were first, and the second replaces the first one's file;
-as both hold the same bytes, and readers keep the file they opened, nobody can tell.
+A filesystem without hard links (FAT, some network shares) gets a rename in place of the link. Of
+two concurrent writers the second then replaces the first one's file. Both hold the same bytes, and
+readers keep the file they opened, so no reader sees a difference.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
+import io
 import os
+import shutil
 import stat as modes
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import FileSystemStorage
 
-from cas.digest import CAS_PREFIX, Digest, hash_stream
-from cas.storage import disk_preflight
+from cas.digest import CAS_PREFIX, Digest, Readable, hash_stream
 from cas.storage.base import (
     NO_PROOFS,
     Absent,
@@ -35,39 +37,32 @@ from cas.storage.base import (
     Changed,
     Corrupt,
     Ingested,
+    KeepBlobs,
     OnBytes,
     OnDigest,
     Outcome,
     Proofs,
     Staged,
     StoreError,
+    Unreachable,
     Versioning,
+    compare,
+    file_errors,
+    refuse_blob_key,
     refuse_other_size,
 )
-from cas.storage.disk_files import (
-    NO_HARD_LINKS,
-    OpenBlob,
-    copy_hashed,
-    describe,
-    fsync_directory,
-    link_staged,
-    links,
-    make_directories,
-    remove_old_files,
-    translated,
-)
-from cas.storage.disk_listing import keys_below
-from cas.storage.preflight import Preflight
-from cas.storage.quarantine import Examined, examine, healed
+from cas.storage.preflight import Need, Preflight, Weight
+from cas.storage.quarantine import ATTEMPTS, NOT_MOVED_ASIDE, QUARANTINE_PREFIX, healed, is_sound
+from cas.storage.staging import copy_hashed, remove_old_files
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STAGING: Final = ".staging"
 """Of files on their way in; its name is no key."""
 
-LOOKS: Final = 5
-"""Times to look again when others heal the same blob at the same moment."""
 
-
-class DiskBlobStorage(FileSystemStorage):
+class DiskBlobStorage(KeepBlobs, FileSystemStorage):
     """The BlobStore contract on a local or network filesystem.
 
     Takes FileSystemStorage's options; `location` is the directory. Keys are paths below it. What
@@ -77,13 +72,13 @@ class DiskBlobStorage(FileSystemStorage):
     @property
     def staging_dir(self) -> Path:
         path = Path(self.location, STAGING)
-        with translated(STAGING):
+        with file_errors(STAGING):
             make_directories(path, self.directory_permissions_mode)
         return path
 
     def read(self, key: str, byte_range: ByteRange | None = None) -> BlobStream:
         path = self._path(key)
-        with translated(key):
+        with file_errors(key):
             raw = OpenBlob(path, key)
         if byte_range:
             if byte_range.stop > raw.blob.size:
@@ -94,34 +89,31 @@ class DiskBlobStorage(FileSystemStorage):
 
     def stat(self, key: str) -> BlobStat:
         path = self._path(key)
-        with translated(key):
+        with file_errors(key):
             found = path.stat()
         if not modes.S_ISREG(found.st_mode):
             raise Absent("there is no file at this key", key=key)
         return describe(key, found)
 
     def scan(self, prefix: str, *, after: str = "") -> Iterator[BlobStat]:
-        """A directory that cannot be read to its end, or vanishes before its turn, raises."""
-        for key in keys_below(Path(self.location), prefix, after, hidden=STAGING):
-            # What was deleted since its directory was read is no longer there to be listed.
+        """Raises if a directory cannot be read to its end, or vanishes before it is read."""
+        for key in keys_below(Path(self.location), prefix, after):
+            # A file that was deleted since its directory was read is left out.
             with contextlib.suppress(Absent):
                 yield self.stat(key)
 
     def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
-        with translated(staged.digest.key):
-            sound = self._sound(staged.digest, staged.size, proofs)
+        with file_errors(staged.digest.key):
+            sound = self._is_sound(staged.digest, staged.size, proofs)
             if sound:
                 return Outcome.PRESENT
-            temporary = self._own_name()
-            try:
+            with self._temporary() as temporary:
                 link_staged(staged, temporary)
-                return self._put(temporary, staged.digest, staged.size, proofs, sound)
-            finally:
-                temporary.unlink(missing_ok=True)
+                return self._place(temporary, staged.digest, staged.size, proofs, sound)
 
     def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
         path = self._path(key)
-        with translated(key), OpenBlob(path, key) as source, self._unchanged(source):
+        with file_errors(key), OpenBlob(path, key) as source, self._unchanged(source):
             hasher = hash_stream(source, on_bytes, with_md5=False)
         return hasher.digest, source.blob
 
@@ -135,27 +127,26 @@ class DiskBlobStorage(FileSystemStorage):
         proofs: Proofs = NO_PROOFS,
     ) -> Ingested:
         path = self._path(source)
-        with translated(source):
-            temporary = self._own_name()
-            try:
-                with OpenBlob(path, source) as stream:
-                    refuse_other_size(stream.blob, expected_size)
-                    with self._unchanged(stream):
-                        hasher = copy_hashed(stream, temporary, on_bytes)
-                    blob = stream.blob
-                if on_digest:
-                    on_digest(hasher.digest)
-                with translated(hasher.digest.key):
-                    sound = self._sound(hasher.digest, hasher.size, proofs)
-                    outcome = self._put(temporary, hasher.digest, hasher.size, proofs, sound)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return Ingested(hasher.digest, hasher.size, blob, outcome, hasher.head)
+        with file_errors(source), self._temporary() as temporary:
+            with OpenBlob(path, source) as stream:
+                blob = stream.blob
+                refuse_other_size(blob, expected_size)
+                with self._unchanged(stream):
+                    hasher = copy_hashed(stream, temporary, on_bytes)
+            digest, size = hasher.digest, hasher.size
+            if on_digest:
+                on_digest(digest)
+            with file_errors(digest.key):
+                sound = self._is_sound(digest, size, proofs)
+                outcome = Outcome.PRESENT
+                if not sound:
+                    outcome = self._place(temporary, digest, size, proofs, sound)
+        return Ingested(digest, size, blob, outcome, hasher.head)
 
     def remove(self, key: str) -> None:
         with contextlib.suppress(Absent):
             path = self._path(key)
-            with translated(key):
+            with file_errors(key):
                 path.unlink()
 
     def remove_many(
@@ -174,32 +165,26 @@ class DiskBlobStorage(FileSystemStorage):
         return Versioning.NONE
 
     def put_legacy(self, key: str, source: Path) -> None:
-        if key.startswith(CAS_PREFIX):
-            raise StoreError("only bytes of known digest are written below cas/", key=key)
-        with translated(key), source.open("rb") as stream:
-            self._put_legacy(key, stream)
+        refuse_blob_key(key)
+        with file_errors(key), source.open("rb") as stream:
+            self._replace(key, stream)
 
     def copy(self, source: str, target: str, *, etag: str = "") -> None:
-        if target.startswith(CAS_PREFIX):
-            raise StoreError("only bytes of known digest are written below cas/", key=target)
+        refuse_blob_key(target)
         path = self._path(source)
-        with translated(source), OpenBlob(path, source) as stream:
+        with file_errors(source), OpenBlob(path, source) as stream:
             if etag and stream.blob.etag != etag:
                 raise Changed("another version is there by now", key=source)
-            self._put_legacy(target, stream)
+            self._replace(target, stream)
 
-    def _put_legacy(self, key: str, stream: BinaryIO) -> None:
+    def _replace(self, key: str, stream: Readable) -> None:
         target = self._path(key)
-        temporary = self._own_name()
-        with translated(key):
+        with file_errors(key), self._temporary() as temporary:
             make_directories(target.parent, self.directory_permissions_mode)
-            try:
-                copy_hashed(stream, temporary)
-                self._seal(temporary)
-                temporary.replace(target)
-                fsync_directory(target.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
+            copy_hashed(stream, temporary)
+            self._seal(temporary)
+            temporary.replace(target)
+            fsync_directory(target.parent)
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         return remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
@@ -212,26 +197,27 @@ class DiskBlobStorage(FileSystemStorage):
     def fallbacks(self) -> Mapping[str, str]:
         return {"hard_links": "objects are put in place by a rename, which replaces"}
 
-    def try_guards(self, prefix: str) -> Mapping[str, bool]:
+    def probe_capabilities(self, prefix: str) -> Mapping[str, bool]:
         """Whether `link` works here and refuses a name that is taken."""
-        source, target = self._own_name(), self._own_name()
-        with translated(STAGING):
-            try:
-                source.touch()
-                return {"hard_links": links(source, target) and not links(source, target)}
-            finally:
-                source.unlink(missing_ok=True)
-                target.unlink(missing_ok=True)
+        with file_errors(STAGING), self._temporary() as source, self._temporary() as target:
+            source.touch()
+            return {"hard_links": links(source, target) and not links(source, target)}
 
     def preflight(self) -> Preflight:
-        return disk_preflight.preflight(Path(self.location), self.staging_dir)
-
-    def _save(self, name: str, content: Any) -> str:
-        """Django's own way to write a file; it follows no rule that holds below `cas/`."""
-        if name.startswith(CAS_PREFIX):
-            raise SuspiciousFileOperation("only bytes of known digest are written below cas/")
-        saved: str = super()._save(name, content)  # type: ignore[misc]
-        return saved
+        """Raises StoreError if the directory itself cannot be written to, Denied above all."""
+        source = self.staging_dir / f"probe-{uuid.uuid4().hex}"
+        with file_errors(STAGING):
+            try:
+                source.write_bytes(b"written, moved and deleted\n")
+                found = {DURABLE: _error_of(partial(_make_durable, source), "")}
+                for need in WRITABLE:
+                    move = partial(_move_to, Path(self.location), source, need.prefix)
+                    found[need] = _error_of(move, need.prefix)
+            finally:
+                source.unlink(missing_ok=True)
+            room = shutil.disk_usage(self.location)
+        percent = 100 * room.free // room.total
+        return Preflight(found, notes=(f"{room.free / 2**30:.1f} GiB are free, {percent} %.",))
 
     def _path(self, key: str) -> Path:
         """Where the object at `key` is. Raises Absent for what cannot be a key."""
@@ -240,33 +226,35 @@ class DiskBlobStorage(FileSystemStorage):
             raise Absent("this can be no key of a file", key=key)
         return Path(self.location, *parts)
 
-    def _own_name(self) -> Path:
-        return self.staging_dir / f"incoming-{uuid.uuid4().hex}"
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        """A name in the staging directory. A file of that name is deleted afterwards."""
+        path = self.staging_dir / f"incoming-{uuid.uuid4().hex}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
-    def _sound(self, digest: Digest, size: int, proofs: Proofs) -> bool | None:
+    def _is_sound(self, digest: Digest, size: int, proofs: Proofs) -> bool | None:
         """Whether the blob that is there has the right bytes, for good; None if there is none.
 
         Wrong bytes are copied aside.
         """
-        try:
-            blob = self.stat(digest.key)
-            if blob.size != size or not proofs.hold(blob):
-                examined = self._examine(digest)
-                if examined.aside:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                blob = self.stat(digest.key)
+                if not is_sound(self, digest, blob, compare(blob, digest, size), proofs):
                     return False
-                proofs.record(examined.blob)
-        except Absent:
-            return None
-        # Whoever linked it may not have come to make its name durable yet.
+                break
+            except Absent:
+                return None
+            except Changed:
+                # Another writer healed the blob meanwhile.
+                if attempt == ATTEMPTS:
+                    raise
+        # The writer that linked it may not have made its name durable yet.
         fsync_directory(self._path(digest.key).parent)
         return True
-
-    def _examine(self, digest: Digest) -> Examined:
-        """Read the blob, again where another writer healed it meanwhile."""
-        for _ in range(LOOKS - 1):
-            with contextlib.suppress(Changed):
-                return examine(self, digest)
-        return examine(self, digest)
 
     def _seal(self, path: Path) -> None:
         """Make the file's bytes durable, which must come before its name is."""
@@ -275,32 +263,23 @@ class DiskBlobStorage(FileSystemStorage):
                 os.fchmod(file.fileno(), self.file_permissions_mode)
             os.fsync(file.fileno())
 
-    def _put(
+    def _place(
         self, temporary: Path, digest: Digest, size: int, proofs: Proofs, sound: bool | None
     ) -> Outcome:
-        """Make the finished file `temporary` the blob, unless what is there is `sound`."""
-        if sound:
-            return Outcome.PRESENT
+        """Make the finished file `temporary` the blob; `sound` is what `_is_sound` returned."""
         target = self._path(digest.key)
         make_directories(target.parent, self.directory_permissions_mode)
         self._seal(temporary)
         if sound is None:
-            try:
-                os.link(temporary, target)
-            except OSError as error:
-                if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
-                    raise
-                if self._sound(digest, size, proofs):
-                    return Outcome.PRESENT
-            else:
+            if links(temporary, target):
                 fsync_directory(target.parent)
                 return Outcome.STORED
-        outcome = Outcome.HEALED if target.exists() else Outcome.STORED
+            if self._is_sound(digest, size, proofs):
+                return Outcome.PRESENT
+        replaces = target.exists()
         temporary.replace(target)
         fsync_directory(target.parent)
-        if outcome is Outcome.HEALED:
-            healed(digest.key)
-        return outcome
+        return healed(digest.key) if replaces else Outcome.STORED
 
     @contextlib.contextmanager
     def _unchanged(self, source: OpenBlob) -> Iterator[None]:
@@ -308,11 +287,216 @@ class DiskBlobStorage(FileSystemStorage):
         try:
             yield
         finally:
-            # Also on the way out of an error: a file that was cut short is not corrupt, but
-            # being written.
+            # Also after an error: a file that ended early is not corrupt if it is being written.
             try:
                 now = self.stat(source.blob.key)
             except Absent as error:
                 raise Changed("deleted while it was read", key=source.blob.key) from error
             if now.etag != source.blob.etag:
                 raise Changed("overwritten while it was read", key=source.blob.key)
+
+
+class OpenBlob(io.FileIO):
+    """An open object. Reading raises Corrupt if the file ends before the size it had.
+
+    `blob` is its description at the time of opening. Raises OSError if it cannot be opened.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        super().__init__(path, "rb")
+        found = os.fstat(self.fileno())
+        if not modes.S_ISREG(found.st_mode):
+            self.close()
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
+        self.blob = describe(key, found)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with file_errors(self.blob.key):
+            count = super().readinto(buffer)
+        if not count and memoryview(buffer).nbytes:
+            self._refuse_early_end()
+        return count
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        with file_errors(self.blob.key):
+            data = super().read(size)
+        if len(data) < size:
+            self._refuse_early_end()
+        return data
+
+    def readall(self) -> bytes:
+        return self.read(max(self.blob.size - self.tell(), 0))
+
+    def _refuse_early_end(self) -> None:
+        if self.tell() < self.blob.size:
+            raise Corrupt("the file ended before its size", key=self.blob.key)
+
+
+def describe(key: str, found: os.stat_result) -> BlobStat:
+    return BlobStat(
+        key=key,
+        size=found.st_size,
+        modified=datetime.fromtimestamp(found.st_mtime, UTC),
+        etag=f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}",
+    )
+
+
+NO_HARD_LINKS: Final = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+"""Errors of `link` that mean "not between these two names", not "not now"."""
+
+
+def link_staged(staged: Staged, temporary: Path) -> None:
+    """Give the staged bytes a second name, or copy them if they are on another filesystem.
+
+    A link checks nothing but the file's size: the upload was hashed while this very file was
+    written. A copy is hashed again as it is made.
+    """
+    try:
+        with staged.path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != staged.size:
+                raise Corrupt("the staged file is not as long as what was hashed")
+            if links(staged.path, temporary):
+                return
+            if copy_hashed(stream, temporary).digest != staged.digest:
+                raise Corrupt("the staged file is not what was hashed")
+    except FileNotFoundError as error:
+        raise Corrupt("the staged file is gone") from error
+
+
+def links(source: Path, target: Path) -> bool:
+    """Link `source` to `target`. False where that is refused: taken, or no hard links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, *NO_HARD_LINKS}:
+            raise
+        return False
+    return True
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the directory's names durable: fsync of a file does not cover its name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path, mode: int | None) -> None:
+    """Create `path` and its missing parents, durably, and give each `mode`, umask or not."""
+    if path.is_dir():
+        return
+    make_directories(path.parent, mode)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        if mode is not None:
+            path.chmod(mode)
+    fsync_directory(path.parent)
+
+
+BATCH: Final = 65_536
+"""Names of one directory held at a time: about ten megabytes."""
+
+
+def keys_below(root: Path, prefix: str, after: str) -> Iterator[str]:
+    """Keys of the files below `root` that start with `prefix` and come behind `after`.
+
+    Ascending by their bytes, as an S3 listing is, with memory that stays flat. Raises Unreachable
+    if a directory vanishes before it was read: the listing would be incomplete without an error.
+    """
+    # Start at the deepest directory that holds every match, not at the root.
+    parent = prefix.rpartition("/")[0]
+    with file_errors(parent):
+        exists = ".." not in parent.split("/") and (root / parent.lstrip("/")).is_dir()
+    if not exists or parent.split("/")[0] == STAGING:
+        return
+    start, behind = os.fsencode(prefix), os.fsencode(after)
+
+    def leads(key: bytes) -> bool:
+        """Whether `key`, or if it names a directory something below it, is to be listed."""
+        if key == os.fsencode(f"{STAGING}/"):
+            return False
+        if key.endswith(b"/"):
+            in_prefix = key.startswith(start) or start.startswith(key)
+            return in_prefix and (key > behind or behind.startswith(key))
+        return key.startswith(start) and key > behind
+
+    def walk(base: bytes) -> Iterator[str]:
+        """Keys that start with `base`, which is empty or a directory's key with its slash."""
+        for name in _names(os.fsencode(root), base, leads):
+            if name.endswith(b"/"):
+                yield from walk(base + name)
+            else:
+                yield os.fsdecode(base + name)
+
+    yield from walk(os.fsencode(f"{parent}/" if parent else ""))
+
+
+def _names(root: bytes, base: bytes, leads: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """The directory's entries that can lead to a match, in order of the keys below them.
+
+    Subdirectories end in a slash, and are sorted with it: "a-b" comes before "a/b". A large
+    directory is read several times, each time for the next names in order, so as not to
+    hold all of them; a file added meanwhile may be missed, as in any listing.
+    """
+    last = b""
+    while True:
+        try:
+            with file_errors(os.fsdecode(base)), os.scandir(root + b"/" + base) as found:
+                names = (e.name + (b"/" if e.is_dir() else b"") for e in found)
+                wanted = (n for n in names if n > last and leads(base + n))
+                batch = heapq.nsmallest(BATCH, wanted)
+        except Absent as error:
+            raise Unreachable("a directory vanished while listed", key=error.key) from error
+        yield from batch
+        if len(batch) < BATCH:
+            return
+        last = batch[-1]
+
+
+DURABLE: Final = Need(
+    "fsync", "", Weight.NEEDED, "a power failure can lose what was said to be stored"
+)
+WRITABLE: Final = (
+    Need("write", CAS_PREFIX, Weight.ESSENTIAL, "nothing can be uploaded or migrated"),
+    Need("write", "parts/", Weight.NEEDED, "cleanup_legacy_blobs cannot delete"),
+    Need("write", QUARANTINE_PREFIX, Weight.NEEDED, NOT_MOVED_ASIDE),
+)
+
+
+def _error_of(call: Callable[[], None], prefix: str) -> StoreError | None:
+    try:
+        with file_errors(prefix):
+            call()
+    except StoreError as error:
+        return error
+    return None
+
+
+def _make_durable(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    fsync_directory(path.parent)
+
+
+def _move_to(location: Path, source: Path, prefix: str) -> None:
+    """Move a file to where an object would be put, and delete it.
+
+    That fails where the directory may not be written to, and where it is on another filesystem
+    than the staging directory. One that is not there yet is made when it is needed.
+    """
+    directory = location / prefix
+    if not directory.is_dir():
+        directory = location
+    name = f".cas-probe-{uuid.uuid4().hex}"
+    moved = source.with_name(name)
+    moved.touch(exist_ok=False)
+    try:
+        target = moved.rename(directory / name)
+    except OSError:
+        moved.unlink()
+        raise
+    target.unlink()

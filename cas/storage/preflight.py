@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
 
 from cas.storage.base import StoreError
 
 
 class Weight(IntEnum):
-    """How much depends on something that a store does or permits."""
+    """How much depends on an operation."""
 
     REPLACEABLE = 0
     """Something else is done in its place, or nothing has to be."""
@@ -24,7 +23,7 @@ class Weight(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Something that commands ask of a store: an operation, on keys that begin with `prefix`.
+    """An operation that commands need, on keys that begin with `prefix`.
 
     `cost` says what cannot be done without it.
     """
@@ -43,7 +42,7 @@ class Preflight:
     """What was found: for each need the error it met, or None.
 
     `clock_ahead` is how far the store's clock is ahead of this machine's (behind: negative), to
-    about a second; None if the store does not tell. `notes` are for the operator.
+    about a second; None if it is not known. `notes` are for the operator.
     """
 
     found: Mapping[Need, StoreError | None]
@@ -58,15 +57,3 @@ class Preflight:
     def weight(self) -> Weight | None:
         """That of the weightiest need that is not met, if any is not."""
         return max((need.weight for need, _ in self.missing), default=None)
-
-
-@runtime_checkable
-class Preflighted(Protocol):
-    """A store that can be asked for everything the commands need."""
-
-    def preflight(self) -> Preflight:
-        """Try each need, on objects of its own that are removed again.
-
-        Raises the StoreError that says why nothing can be tried at all: Unreachable, or Denied
-        with wrong credentials or a bucket that is not there.
-        """

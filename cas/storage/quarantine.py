@@ -1,4 +1,4 @@
-"""Keeping wrong bytes that were found at a blob's key, before anything else is put there."""
+"""Proving the bytes found at a blob's key, and keeping wrong ones before they are replaced."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Final
 from prometheus_client import Counter
 
 from cas.digest import Digest
-from cas.storage.base import BlobStat, BlobStore, Changed
+from cas.storage.base import BlobStat, BlobStore, Changed, Outcome, Proofs
 
 log = logging.getLogger(__name__)
 
 QUARANTINE_PREFIX: Final = "quarantine/"
+NOT_MOVED_ASIDE: Final = (
+    "wrong bytes cannot be moved aside, so they are neither repaired nor healed"
+)
+"""What it costs if nothing can be written there."""
+
+ATTEMPTS: Final = 5
+"""Times to begin again when others write the same key at the same moment."""
 
 HEALED = Counter("cas_healed_blobs", "Blobs of wrong bytes that were replaced by the right ones.")
 
@@ -29,8 +36,8 @@ class Examined:
 def examine(store: BlobStore, digest: Digest) -> Examined:
     """Read what is at the digest's key, and if the bytes are wrong copy them aside.
 
-    The copy's name says what they were and what they are, so that one never replaces another.
-    The object itself stays. Raises Absent, Changed, Corrupt, Unreachable.
+    The copy is named by the digest they should have and the one they have, so that no copy
+    replaces another. The object itself stays. Raises Absent, Changed, Corrupt, Unreachable.
     """
     found, blob = store.digest_of(digest.key)
     if found == digest:
@@ -44,7 +51,25 @@ def examine(store: BlobStore, digest: Digest) -> Examined:
     return Examined(blob, aside)
 
 
-def healed(key: str) -> None:
+def is_sound(
+    store: BlobStore, digest: Digest, found: BlobStat, proven: bool | None, proofs: Proofs
+) -> bool:
+    """Whether the blob `found` at the digest's key has the right bytes; wrong ones are kept aside.
+
+    `proven` is what the store's checksums prove, None if nothing. Where neither they nor `proofs`
+    prove the bytes right, the blob is read. Raises what `examine` raises.
+    """
+    if proven or (proven is None and proofs.hold(found)):
+        return True
+    examined = examine(store, digest)
+    if examined.aside:
+        return False
+    proofs.record(examined.blob)
+    return True
+
+
+def healed(key: str) -> Outcome:
     """Count and log a blob whose wrong bytes were replaced."""
     HEALED.inc()
     log.warning("healed %s: other bytes were there", key)
+    return Outcome.HEALED

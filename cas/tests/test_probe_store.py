@@ -16,10 +16,10 @@ from django.core.management import CommandError, call_command
 
 from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Corrupt, Denied
-from cas.storage.guards import PROBE_PREFIX, probe
+from cas.storage.capabilities import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.needs import NEEDS
-from cas.storage.s3.trials import FALLBACKS
+from cas.storage.s3.capabilities import FALLBACKS
+from cas.storage.s3.preflight import NEEDS
 from cas.tests.test_store_contract import keys, put
 from cas.tests.test_store_s3 import uploads
 from tests.s3 import S3Endpoint, S3Server
@@ -227,30 +227,30 @@ class TestOnS3:
             run()
         assert ended.value.returncode == ExitStatus.UNAVAILABLE
 
-    def test_guards_are_told_once(
+    def test_capabilities_are_told_once(
         self, s3_server: S3Server, caplog: pytest.LogCaptureFixture
     ) -> None:
         s3_server.ignore("copy_if_match")
         _, text = run()
-        assert f"not honoured; {FALLBACKS['copy_if_match']}" in text
-        assert text.count("not honoured") == 1
+        assert f"not supported; {FALLBACKS['copy_if_match']}" in text
+        assert text.count("not supported") == 1
         assert "copy_if_match" not in caplog.text
 
     def test_json(self, store: S3BlobStorage) -> None:
         said = found()
         assert said["store"] == store.identity
         assert said["status"] == "done"
-        assert said["guards"] == dict(probe(store).results)
+        assert said["capabilities"] == dict(probe(store).results)
         assert said["needs"] == {str(need): None for need in NEEDS.values()}
         assert abs(said["clock_ahead_seconds"]) < 60
 
-    def test_guards_are_tried_again_unless_told_not_to(
+    def test_capabilities_are_probed_again_unless_told_not_to(
         self, store: S3BlobStorage, s3_server: S3Server
     ) -> None:
         probe(store)
         s3_server.ignore("if_none_match")
-        assert json.loads(run("--json", "--cached")[1])["guards"]["if_none_match"] is True
-        assert found()["guards"]["if_none_match"] is False
+        assert json.loads(run("--json", "--cached")[1])["capabilities"]["if_none_match"] is True
+        assert found()["capabilities"]["if_none_match"] is False
 
 
 class TestOnAnyService:
@@ -387,7 +387,7 @@ class TestOnDisk:
     def test_everything_works_and_nothing_stays(self, store: Any) -> None:
         status, text = run()
         assert status == ExitStatus.DONE
-        assert "hard_links              honoured" in text
+        assert "hard_links              supported" in text
         assert "GiB are free" in text
         assert "missing" not in text
         assert keys(store) == []

@@ -186,7 +186,7 @@ class TestScan:
 
     @pytest.fixture
     def filled(self, store: BlobStore, tmp_path: Path) -> list[str]:
-        """Keys whose order tells whether slashes are compared like any other character."""
+        """Keys whose order shows whether slashes are compared like any other character."""
         # On a filesystem "a" and "a/b" exclude each other.
         chosen = [key for key in self.KEYS if key != "a"] + ["a/b0/c", "a/b0-c"]
         for key in chosen:
@@ -248,7 +248,7 @@ class TestIngest:
         assert store.stat(Digest.of(DATA).key) == before
 
     def test_a_target_of_other_bytes_is_healed(self, store: BlobStore, tmp_path: Path) -> None:
-        """Of the right size: whoever believed it would let the last good copy be cleaned up."""
+        """Of the right size: taken for sound, it would let a cleanup delete the last good copy."""
         put(store, "legacy/a", DATA, tmp_path)
         damage(store, Digest.of(DATA).key, DATA[::-1], tmp_path)
         assert store.ingest("legacy/a").outcome is Outcome.HEALED

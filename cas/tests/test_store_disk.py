@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cas.digest import Digest
-from cas.storage import disk_listing
+from cas.storage import disk
 from cas.storage.base import (
     Absent,
     ByteRange,
@@ -25,8 +25,8 @@ from cas.storage.base import (
     StoreFull,
     Unreachable,
 )
+from cas.storage.capabilities import probe
 from cas.storage.disk import DiskBlobStorage
-from cas.storage.guards import probe
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
 
 
@@ -120,7 +120,7 @@ class TestCrash:
         link, fsync = os.link, os.fsync
 
         def note_link(source: Path, target: Path) -> None:
-            steps.append("link" if "cas" in target.parts else "adopt")
+            steps.append("link" if "cas" in target.parts else "link staged")
             link(source, target)
 
         def note_fsync(descriptor: int) -> None:
@@ -133,7 +133,7 @@ class TestCrash:
         monkeypatch.setattr(os, "link", note_link)
         monkeypatch.setattr(os, "fsync", note_fsync)
         store.create(staged)
-        assert steps == ["adopt", "fsync file", "link", "fsync directory"]
+        assert steps == ["link staged", "fsync file", "link", "fsync directory"]
         steps.clear()
         assert store.create(staged) is Outcome.PRESENT
         # The one who linked it may have died before its own fsync.
@@ -185,7 +185,7 @@ class TestCrash:
     def test_what_somebody_else_linked_first_is_kept(
         self, store: DiskBlobStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Between our look and our link: the file that is there stays the one that is there."""
+        """Between `stat` and `link`: the file that was linked first stays."""
         staged, other = stage(store), stage(store, name="other")
         link = os.link
         target = Path(store.path(staged.digest.key))
@@ -264,12 +264,12 @@ class TestWithoutHardLinks:
     def test_the_probe_says_so(
         self, store: DiskBlobStorage, caplog: pytest.LogCaptureFixture
     ) -> None:
-        assert not probe(store).honours("hard_links")
+        assert not probe(store).supports("hard_links")
         assert "rename" in caplog.text
 
 
 def test_the_probe_finds_hard_links(store: DiskBlobStorage) -> None:
-    assert probe(store).honours("hard_links")
+    assert probe(store).supports("hard_links")
     assert list(store.staging_dir.iterdir()) == []
 
 
@@ -389,7 +389,7 @@ class TestScan:
     def test_a_directory_larger_than_a_batch(
         self, store: DiskBlobStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(disk_listing, "BATCH", 3)
+        monkeypatch.setattr(disk, "BATCH", 3)
         chosen = [f"legacy/{n}" for n in range(10)] + ["legacy/5/x", "legacy/5-x"]
         chosen.remove("legacy/5")
         for key in chosen:

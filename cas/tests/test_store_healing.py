@@ -1,4 +1,4 @@
-"""What is found at a blob's key is believed only on proof, and wrong bytes are kept aside."""
+"""What is found at a blob's key counts only with proof, and wrong bytes are kept aside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cas.storage.base import (
     SizeMismatch,
     Unreachable,
 )
-from cas.storage.guards import Guarded, probe
+from cas.storage.capabilities import probe
 from cas.storage.quarantine import examine
 from cas.storage.s3 import S3BlobStorage
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
@@ -106,7 +106,7 @@ def test_what_another_upload_heals_before_it_is_copied_aside_stays_aside(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy of the wrong bytes is not replaced by one of the right ones."""
-    if isinstance(store, Guarded) and hasattr(store, "client"):
+    if hasattr(store, "client"):
         probe(store)
     damage(store, DIGEST.key, WRONG, tmp_path)
     real, other = store.copy, stage(store, name="other")
@@ -176,7 +176,7 @@ class TestExpectedSize:
 
 
 class TestOnDisk:
-    """A file says nothing of its bytes: it is read once, and again when it was written to."""
+    """A file has no checksum: it is read once, and again when it was written to."""
 
     def test_is_read_once(self, disk_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         memory = Memory()
@@ -201,15 +201,15 @@ class TestOnDisk:
 
     def test_a_proof_does_not_excuse_another_size(self, disk_store: Any, tmp_path: Path) -> None:
         damage(disk_store, DIGEST.key, b"short", tmp_path)
-        believes_all = Proofs(hold=lambda blob: True, record=lambda blob: None)
-        assert disk_store.create(stage(disk_store), believes_all) is Outcome.HEALED
+        holds_all = Proofs(hold=lambda blob: True, record=lambda blob: None)
+        assert disk_store.create(stage(disk_store), holds_all) is Outcome.HEALED
 
 
 class TestWithoutAnMd5:
     """Objects of parts and encrypted ones, whose ETag is no MD5."""
 
     @pytest.fixture
-    def tried(self, s3_store: Any, s3_server: S3Server) -> S3BlobStorage:
+    def probed(self, s3_store: Any, s3_server: S3Server) -> S3BlobStorage:
         store: S3BlobStorage = s3_store
         store.multipart_threshold = store.part_size = 6 * MIB
         probe(store)
@@ -218,13 +218,13 @@ class TestWithoutAnMd5:
 
     @pytest.mark.parametrize("ignored", [[], ["part_number"]])
     def test_parts_are_compared_with_the_file(
-        self, tried: S3BlobStorage, s3_server: S3Server, ignored: list[str]
+        self, probed: S3BlobStorage, s3_server: S3Server, ignored: list[str]
     ) -> None:
         """Stored in parts of 5 MiB, by another program, and we have the file."""
         s3_server.ignore(*ignored)
-        upload_in_parts(tried, Digest.of(LARGE).key, LARGE)
+        upload_in_parts(probed, Digest.of(LARGE).key, LARGE)
         s3_server.fault("HeadObject", "no_checksum", times=-1)
-        assert tried.create(stage(tried, LARGE)) is Outcome.PRESENT
+        assert probed.create(stage(probed, LARGE)) is Outcome.PRESENT
         assert s3_server.counts().get("GetObject") is None
 
     @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (416, "InvalidRange")])
@@ -238,48 +238,48 @@ class TestWithoutAnMd5:
         assert s3_server.counts()["HeadObject"] == 3
 
     def test_by_the_checksum_of_their_checksums_as_well(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        upload_in_parts(tried, Digest.of(LARGE).key, LARGE)
+        upload_in_parts(probed, Digest.of(LARGE).key, LARGE)
         s3_server.fault("HeadObject", "other_etag", times=-1)
-        assert tried.create(stage(tried, LARGE)) is Outcome.PRESENT
+        assert probed.create(stage(probed, LARGE)) is Outcome.PRESENT
         assert s3_server.counts().get("GetObject") is None
 
     def test_other_bytes_in_parts_are_found_and_healed(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
         digest = Digest.of(LARGE)
-        upload_in_parts(tried, digest.key, LARGE[::-1])
-        assert tried.create(stage(tried, LARGE)) is Outcome.HEALED
-        assert bytes_at(tried, digest.key) == LARGE
+        upload_in_parts(probed, digest.key, LARGE[::-1])
+        assert probed.create(stage(probed, LARGE)) is Outcome.HEALED
+        assert bytes_at(probed, digest.key) == LARGE
         aside = f"quarantine/{digest}.{Digest.of(LARGE[::-1])}"
-        assert bytes_at(tried, aside) == LARGE[::-1]
+        assert bytes_at(probed, aside) == LARGE[::-1]
 
     @pytest.mark.parametrize("way", ["create", "ingest"])
     def test_what_is_encrypted_is_read_once(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path, way: str
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path, way: str
     ) -> None:
-        encrypted(tried, DIGEST.key, DATA)
-        put(tried, "legacy/a", DATA, tmp_path)
+        encrypted(probed, DIGEST.key, DATA)
+        put(probed, "legacy/a", DATA, tmp_path)
         memory = Memory()
         s3_server.reset()
         for _ in range(2):
             if way == "create":
-                assert tried.create(stage(tried), memory.proofs) is Outcome.PRESENT
+                assert probed.create(stage(probed), memory.proofs) is Outcome.PRESENT
             else:
-                done = tried.ingest("legacy/a", proofs=memory.proofs)
+                done = probed.ingest("legacy/a", proofs=memory.proofs)
                 assert done.outcome is Outcome.PRESENT
         reads = s3_server.counts().get("GetObject", 0)
         assert reads == (1 if way == "create" else 3)
         assert [blob.key for blob in memory.recorded] == [DIGEST.key]
 
     def test_what_is_encrypted_and_wrong_is_healed(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        encrypted(tried, DIGEST.key, WRONG)
-        assert tried.create(stage(tried)) is Outcome.HEALED
-        assert bytes_at(tried, DIGEST.key) == DATA
-        assert bytes_at(tried, ASIDE) == WRONG
+        encrypted(probed, DIGEST.key, WRONG)
+        assert probed.create(stage(probed)) is Outcome.HEALED
+        assert bytes_at(probed, DIGEST.key) == DATA
+        assert bytes_at(probed, ASIDE) == WRONG
 
 
 def encrypted(store: S3BlobStorage, key: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Why a store refuses, told apart, each with its cure; and certificates of an own authority."""
+"""Each reason for which a store refuses, with its cure; certificates of an own authority."""
 
 from __future__ import annotations
 

@@ -24,10 +24,9 @@ from cas.storage.base import (
     StoreFull,
     Unreachable,
 )
-from cas.storage.guards import probe
+from cas.storage.capabilities import probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.client import read_time
-from cas.storage.s3.errors import meaning
+from cas.storage.s3.client import meaning, read_time
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage, staged_at
 from tests.s3 import S3Endpoint, S3Server
 
@@ -44,8 +43,8 @@ def store(s3_store: Any) -> S3BlobStorage:
 
 
 @pytest.fixture
-def tried(store: S3BlobStorage, s3_endpoint: S3Endpoint) -> S3BlobStorage:
-    """The store with its guards tried, so that requests and faults are the test's own."""
+def probed(store: S3BlobStorage, s3_endpoint: S3Endpoint) -> S3BlobStorage:
+    """The store with its capabilities probed, so that requests and faults are the test's own."""
     probe(store)
     s3_endpoint.reset()
     return store
@@ -90,35 +89,35 @@ class TestRequests:
     """How many requests a thing costs, and how many bytes."""
 
     def test_a_range_fetches_only_its_bytes(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.reset()
-        with tried.read("legacy/a", ByteRange(1000, 1100)) as stream:
+        with probed.read("legacy/a", ByteRange(1000, 1100)) as stream:
             assert stream.read() == DATA[1000:1100]
         assert s3_server.counts() == {"GetObject": 1}
         assert s3_server.sent() == {"GetObject": 100}
 
     def test_an_object_that_is_there_costs_one_head(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        staged = stage(tried)
-        tried.create(staged)
+        staged = stage(probed)
+        probed.create(staged)
         assert s3_server.counts() == {"HeadObject": 1, "PutObject": 1}
         s3_server.reset()
-        assert tried.create(staged) is Outcome.PRESENT
+        assert probed.create(staged) is Outcome.PRESENT
         assert s3_server.counts() == {"HeadObject": 1}
 
     def test_ingest_downloads_once_and_uploads_nothing(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.reset()
-        tried.ingest("legacy/a")
+        probed.ingest("legacy/a")
         assert s3_server.counts() == {"GetObject": 1, "CopyObject": 1}
         assert s3_server.sent()["GetObject"] == len(DATA)
         s3_server.reset()
-        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
+        assert probed.ingest("legacy/a").outcome is Outcome.PRESENT
         assert s3_server.counts() == {"GetObject": 1, "CopyObject": 1, "HeadObject": 1}
 
     def test_a_store_that_copies_over_anything_is_asked_first(
@@ -134,16 +133,16 @@ class TestRequests:
         assert s3_server.counts()["CopyObject"] == before["CopyObject"] + 1
 
     def test_parts_are_not_copied_to_what_is_there(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        tried.copy_threshold = tried.copy_part_size = 5 * MIB
-        put(tried, "legacy/a", LARGE, tmp_path)
-        tried.ingest("legacy/a")
+        probed.copy_threshold = probed.copy_part_size = 5 * MIB
+        put(probed, "legacy/a", LARGE, tmp_path)
+        probed.ingest("legacy/a")
         s3_server.reset()
-        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
+        assert probed.ingest("legacy/a").outcome is Outcome.PRESENT
         assert s3_server.counts().get("UploadPartCopy") is None
 
-    def test_reading_tries_no_guards(
+    def test_reading_probes_nothing(
         self, store: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
         put(store, "legacy/a", DATA, tmp_path)
@@ -170,84 +169,84 @@ class TestRequests:
 
 class TestMultipart:
     def test_a_large_object_goes_in_checked_parts(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        staged = stage(tried, LARGE)
-        assert tried.create(staged) is Outcome.STORED
+        staged = stage(probed, LARGE)
+        assert probed.create(staged) is Outcome.STORED
         assert s3_server.counts()["UploadPart"] == 3
         assert "PutObject" not in s3_server.counts()
-        assert bytes_at(tried, staged.digest.key) == LARGE
-        assert tried.create(staged) is Outcome.PRESENT
+        assert bytes_at(probed, staged.digest.key) == LARGE
+        assert probed.create(staged) is Outcome.PRESENT
 
     def test_a_part_damaged_on_the_way_is_refused(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
         s3_server.fault("UploadPart", "alter_request", skip=1)
         with pytest.raises(Corrupt):
-            tried.create(stage(tried, LARGE))
-        assert keys(tried) == []
-        assert uploads(tried) == []
+            probed.create(stage(probed, LARGE))
+        assert keys(probed) == []
+        assert uploads(probed) == []
 
-    def test_bytes_altered_after_hashing_are_refused(self, tried: S3BlobStorage) -> None:
-        staged = stage(tried, LARGE)
+    def test_bytes_altered_after_hashing_are_refused(self, probed: S3BlobStorage) -> None:
+        staged = stage(probed, LARGE)
         staged.path.write_bytes(LARGE[::-1])
         with pytest.raises(Corrupt):
-            tried.create(staged)
-        assert keys(tried) == []
-        assert uploads(tried) == []
+            probed.create(staged)
+        assert keys(probed) == []
+        assert uploads(probed) == []
 
     @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
     def test_a_failure_gives_the_parts_back(
-        self, tried: S3BlobStorage, s3_server: S3Server, operation: str
+        self, probed: S3BlobStorage, s3_server: S3Server, operation: str
     ) -> None:
         s3_server.fault(operation, "error", status=500, times=-1)
         with pytest.raises(Unreachable):
-            tried.create(stage(tried, LARGE))
-        assert uploads(tried) == []
-        assert keys(tried) == []
+            probed.create(stage(probed, LARGE))
+        assert uploads(probed) == []
+        assert keys(probed) == []
 
-    def test_somebody_else_is_first(self, tried: S3BlobStorage, s3_server: S3Server) -> None:
-        staged = stage(tried, LARGE)
+    def test_somebody_else_is_first(self, probed: S3BlobStorage, s3_server: S3Server) -> None:
+        staged = stage(probed, LARGE)
         s3_server.fault(
             "CompleteMultipartUpload",
             "overwrite_first",
             key=staged.digest.key,
             body=LARGE.decode("latin-1"),
         )
-        assert tried.create(staged) is Outcome.PRESENT
-        assert uploads(tried) == []
+        assert probed.create(staged) is Outcome.PRESENT
+        assert uploads(probed) == []
 
     def test_completed_but_the_answer_got_lost(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        staged = stage(tried, LARGE)
+        staged = stage(probed, LARGE)
         s3_server.fault("CompleteMultipartUpload", "act_then_close")
-        assert tried.create(staged) is Outcome.STORED
-        assert bytes_at(tried, staged.digest.key) == LARGE
+        assert probed.create(staged) is Outcome.STORED
+        assert bytes_at(probed, staged.digest.key) == LARGE
 
-    def test_a_wrong_object_is_healed(self, tried: S3BlobStorage, tmp_path: Path) -> None:
-        staged = stage(tried, LARGE)
-        damage(tried, staged.digest.key, b"short", tmp_path)
-        assert tried.create(staged) is Outcome.HEALED
-        assert bytes_at(tried, staged.digest.key) == LARGE
+    def test_a_wrong_object_is_healed(self, probed: S3BlobStorage, tmp_path: Path) -> None:
+        staged = stage(probed, LARGE)
+        damage(probed, staged.digest.key, b"short", tmp_path)
+        assert probed.create(staged) is Outcome.HEALED
+        assert bytes_at(probed, staged.digest.key) == LARGE
 
     def test_copies_in_parts(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        tried.copy_threshold = tried.copy_part_size = 5 * MIB
-        put(tried, "legacy/a", LARGE, tmp_path)
-        assert tried.ingest("legacy/a").outcome is Outcome.STORED
+        probed.copy_threshold = probed.copy_part_size = 5 * MIB
+        put(probed, "legacy/a", LARGE, tmp_path)
+        assert probed.ingest("legacy/a").outcome is Outcome.STORED
         assert s3_server.counts()["UploadPartCopy"] == 3
-        assert bytes_at(tried, Digest.of(LARGE).key) == LARGE
-        tried.copy("legacy/a", "aside/a")
+        assert bytes_at(probed, Digest.of(LARGE).key) == LARGE
+        probed.copy("legacy/a", "aside/a")
         assert s3_server.counts()["UploadPartCopy"] == 6
-        assert bytes_at(tried, "aside/a") == LARGE
+        assert bytes_at(probed, "aside/a") == LARGE
 
     def test_a_source_overwritten_between_two_parts(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        tried.copy_threshold = tried.copy_part_size = 5 * MIB
-        put(tried, "legacy/a", LARGE, tmp_path)
+        probed.copy_threshold = probed.copy_part_size = 5 * MIB
+        put(probed, "legacy/a", LARGE, tmp_path)
         s3_server.fault(
             "UploadPartCopy",
             "overwrite_first",
@@ -256,19 +255,19 @@ class TestMultipart:
             body=LARGE[::-1].decode("latin-1"),
         )
         with pytest.raises(Changed):
-            tried.ingest("legacy/a")
-        assert keys(tried, "cas/") == []
-        assert uploads(tried) == []
+            probed.ingest("legacy/a")
+        assert keys(probed, "cas/") == []
+        assert uploads(probed) == []
 
     def test_a_source_made_of_parts_is_no_checksum(
-        self, tried: S3BlobStorage, tmp_path: Path
+        self, probed: S3BlobStorage, tmp_path: Path
     ) -> None:
         """Its ETag is no MD5, and its SHA-256 is one of checksums; neither is taken for one."""
-        upload_in_parts(tried, "legacy/a", LARGE)
-        assert tried.stat("legacy/a").sha256 is None
-        done = tried.ingest("legacy/a")
+        upload_in_parts(probed, "legacy/a", LARGE)
+        assert probed.stat("legacy/a").sha256 is None
+        done = probed.ingest("legacy/a")
         assert done.digest == Digest.of(LARGE)
-        assert bytes_at(tried, done.digest.key) == LARGE
+        assert bytes_at(probed, done.digest.key) == LARGE
 
     def test_abandoned_uploads_go(self, store: S3BlobStorage, tmp_path: Path) -> None:
         for key in (Digest.of(DATA).key, "somebody/elses"):
@@ -307,9 +306,9 @@ def upload_in_parts(store: S3BlobStorage, key: str, data: bytes) -> None:
         part = store.client.upload_part(
             **names, PartNumber=number, Body=piece, ChecksumAlgorithm="SHA256"
         )
-        # A store that does not know the checksum does not tell it.
-        told = {name: part[name] for name in ("ETag", "ChecksumSHA256") if name in part}
-        parts.append({"PartNumber": number, **told})
+        # A store that does not support the checksum leaves it out.
+        stated = {name: part[name] for name in ("ETag", "ChecksumSHA256") if name in part}
+        parts.append({"PartNumber": number, **stated})
     store.client.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
 
 
@@ -330,51 +329,51 @@ class TestDamage:
         assert s3_server.counts()["DeleteObject"] == before
         assert keys(store) == []
 
-    def test_in_the_staged_file(self, tried: S3BlobStorage) -> None:
-        staged = stage(tried)
+    def test_in_the_staged_file(self, probed: S3BlobStorage) -> None:
+        staged = stage(probed)
         staged.path.write_bytes(DATA[::-1])
         with pytest.raises(Corrupt):
-            tried.create(staged)
-        assert keys(tried) == []
+            probed.create(staged)
+        assert keys(probed) == []
 
     def test_on_the_way_down(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("GetObject", "alter_body")
         with pytest.raises(Corrupt):
-            tried.ingest("legacy/a")
-        assert keys(tried, "cas/") == []
+            probed.ingest("legacy/a")
+        assert keys(probed, "cas/") == []
 
     def test_a_source_overwritten_between_reading_and_copying(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("CopyObject", "overwrite_first", key="legacy/a", body="other")
         with pytest.raises(Changed):
-            tried.ingest("legacy/a")
-        assert keys(tried, "cas/") == []
+            probed.ingest("legacy/a")
+        assert keys(probed, "cas/") == []
 
     def test_a_source_deleted_between_reading_and_copying(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("CopyObject", "remove_first", key="legacy/a")
         with pytest.raises((Absent, Changed)):
-            tried.ingest("legacy/a")
-        assert keys(tried, "cas/") == []
+            probed.ingest("legacy/a")
+        assert keys(probed, "cas/") == []
 
     def test_a_target_whose_etag_tells_nothing_is_read(
-        self, tried: S3BlobStorage, tmp_path: Path
+        self, probed: S3BlobStorage, tmp_path: Path
     ) -> None:
         """An object made of parts has neither an MD5 nor a SHA-256 of its bytes."""
-        put(tried, "legacy/a", LARGE, tmp_path)
+        put(probed, "legacy/a", LARGE, tmp_path)
         key = Digest.of(LARGE).key
-        upload_in_parts(tried, key, LARGE)
-        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
-        upload_in_parts(tried, key, LARGE[::-1])
-        assert tried.ingest("legacy/a").outcome is Outcome.HEALED
-        assert bytes_at(tried, key) == LARGE
+        upload_in_parts(probed, key, LARGE)
+        assert probed.ingest("legacy/a").outcome is Outcome.PRESENT
+        upload_in_parts(probed, key, LARGE[::-1])
+        assert probed.ingest("legacy/a").outcome is Outcome.HEALED
+        assert bytes_at(probed, key) == LARGE
 
     def test_what_was_healed_meanwhile_is_not_taken_back(
         self, store: S3BlobStorage, s3_server: S3Server
@@ -390,45 +389,45 @@ class TestDamage:
         assert bytes_at(store, staged.digest.key) == b"healed"
 
     def test_a_checksum_that_does_not_fit_is_healed(
-        self, tried: S3BlobStorage, tmp_path: Path
+        self, probed: S3BlobStorage, tmp_path: Path
     ) -> None:
         """Bytes of the right size are trusted no further than the checksum the store has."""
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         wrong = DATA[::-1]
-        tried.client.put_object(
-            Bucket=tried.bucket_name,
+        probed.client.put_object(
+            Bucket=probed.bucket_name,
             Key=Digest.of(DATA).key,
             Body=wrong,
             ChecksumAlgorithm="SHA256",
         )
-        assert tried.ingest("legacy/a").outcome is Outcome.HEALED
-        assert bytes_at(tried, Digest.of(DATA).key) == DATA
+        assert probed.ingest("legacy/a").outcome is Outcome.HEALED
+        assert bytes_at(probed, Digest.of(DATA).key) == DATA
 
 
 class TestStoredChecksum:
     def test_saves_the_download(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        tried.client.put_object(
-            Bucket=tried.bucket_name, Key="legacy/a", Body=LARGE, ChecksumAlgorithm="SHA256"
+        probed.client.put_object(
+            Bucket=probed.bucket_name, Key="legacy/a", Body=LARGE, ChecksumAlgorithm="SHA256"
         )
-        assert tried.stat("legacy/a").sha256 == Digest.of(LARGE)
+        assert probed.stat("legacy/a").sha256 == Digest.of(LARGE)
         seen: list[int] = []
-        done = tried.ingest("legacy/a", seen.append)
+        done = probed.ingest("legacy/a", seen.append)
         assert (done.digest, done.outcome) == (Digest.of(LARGE), Outcome.STORED)
         assert seen == []
-        assert bytes_at(tried, done.digest.key) == LARGE
+        assert bytes_at(probed, done.digest.key) == LARGE
         # From then on it is asked for before anything is downloaded, until one has none.
         s3_server.reset()
-        assert tried.ingest("legacy/a").outcome is Outcome.PRESENT
+        assert probed.ingest("legacy/a").outcome is Outcome.PRESENT
         assert s3_server.counts().get("GetObject") is None
-        put(tried, "legacy/b", DATA, tmp_path)
-        assert tried.ingest("legacy/b").digest == Digest.of(DATA)
+        put(probed, "legacy/b", DATA, tmp_path)
+        assert probed.ingest("legacy/b").digest == Digest.of(DATA)
         s3_server.reset()
-        tried.ingest("legacy/b")
+        probed.ingest("legacy/b")
         assert s3_server.counts()["GetObject"] == 1
 
-    def test_is_not_believed_where_it_is_not_checked(
+    def test_is_not_used_where_the_store_does_not_check_it(
         self, store: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
         s3_server.ignore("checksum_sha256")
@@ -443,40 +442,42 @@ class TestStoredChecksum:
 
 
 class TestLostRaces:
-    def test_somebody_else_stores_it_first(self, tried: S3BlobStorage, s3_server: S3Server) -> None:
-        staged = stage(tried)
+    def test_somebody_else_stores_it_first(
+        self, probed: S3BlobStorage, s3_server: S3Server
+    ) -> None:
+        staged = stage(probed)
         s3_server.fault(
             "PutObject", "overwrite_first", key=staged.digest.key, body=DATA.decode("latin-1")
         )
-        assert tried.create(staged) is Outcome.PRESENT
+        assert probed.create(staged) is Outcome.PRESENT
 
     def test_somebody_else_stores_half_of_it_first(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        staged = stage(tried)
+        staged = stage(probed)
         s3_server.fault("PutObject", "overwrite_first", key=staged.digest.key, body="half")
-        assert tried.create(staged) is Outcome.HEALED
-        assert bytes_at(tried, staged.digest.key) == DATA
+        assert probed.create(staged) is Outcome.HEALED
+        assert bytes_at(probed, staged.digest.key) == DATA
 
-    def test_a_conflict_is_tried_again(self, tried: S3BlobStorage, s3_server: S3Server) -> None:
+    def test_a_conflict_is_tried_again(self, probed: S3BlobStorage, s3_server: S3Server) -> None:
         s3_server.fault("PutObject", "error", status=409, code="ConditionalRequestConflict")
-        assert tried.create(stage(tried)) is Outcome.STORED
+        assert probed.create(stage(probed)) is Outcome.STORED
 
-    def test_but_not_for_ever(self, tried: S3BlobStorage, s3_server: S3Server) -> None:
+    def test_but_not_for_ever(self, probed: S3BlobStorage, s3_server: S3Server) -> None:
         s3_server.fault(
             "PutObject", "error", status=409, code="ConditionalRequestConflict", times=-1
         )
         with pytest.raises(Unreachable):
-            tried.create(stage(tried))
+            probed.create(stage(probed))
         assert s3_server.counts()["PutObject"] == 5
 
     def test_stored_but_the_answer_got_lost(
-        self, tried: S3BlobStorage, s3_server: S3Server
+        self, probed: S3BlobStorage, s3_server: S3Server
     ) -> None:
-        staged = stage(tried)
+        staged = stage(probed)
         s3_server.fault("PutObject", "act_then_close")
-        assert tried.create(staged) is Outcome.STORED
-        assert bytes_at(tried, staged.digest.key) == DATA
+        assert probed.create(staged) is Outcome.STORED
+        assert bytes_at(probed, staged.digest.key) == DATA
 
 
 class TestFaults:
@@ -513,10 +514,10 @@ class TestFaults:
         assert type(caught.value) is kind
         assert caught.value.key == "legacy/a"
 
-    def test_passing_ones_are_tried_again(self, tried: S3BlobStorage, s3_server: S3Server) -> None:
+    def test_passing_ones_are_tried_again(self, probed: S3BlobStorage, s3_server: S3Server) -> None:
         s3_server.fault("PutObject", "error", status=503, code="SlowDown")
         s3_server.fault("HeadObject", "error", status=500)
-        assert tried.create(stage(tried)) is Outcome.STORED
+        assert probed.create(stage(probed)) is Outcome.STORED
 
     def test_silence_ends(self, s3_server: S3Server, s3_bucket: str) -> None:
         store = other_store(s3_server, s3_bucket, read_timeout=0.2)
@@ -524,7 +525,7 @@ class TestFaults:
         with pytest.raises(Unreachable):
             store.stat("legacy/a")
 
-    def test_nobody_listens(self, s3_server: S3Server, s3_bucket: str) -> None:
+    def test_a_port_where_no_server_listens(self, s3_server: S3Server, s3_bucket: str) -> None:
         with socket.socket() as reserved:
             reserved.bind(("127.0.0.1", 0))
             port = reserved.getsockname()[1]
@@ -548,60 +549,60 @@ class TestFaults:
             keys(store, "cas/")
 
     def test_an_answer_that_breaks_off_is_noticed(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("GetObject", "close_mid_body", bytes=1000)
-        with tried.read("legacy/a") as stream, pytest.raises((Corrupt, Unreachable)):
+        with probed.read("legacy/a") as stream, pytest.raises((Corrupt, Unreachable)):
             stream.read()
 
     @pytest.mark.parametrize("work", ["ingest", "digest_of"])
     def test_but_does_not_condemn_the_object(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path, work: str
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path, work: str
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("GetObject", "close_mid_body", bytes=1000)
         with pytest.raises(Unreachable):
-            getattr(tried, work)("legacy/a")
-        assert keys(tried, "cas/") == []
+            getattr(probed, work)("legacy/a")
+        assert keys(probed, "cas/") == []
 
     def test_an_answer_shorter_than_the_range_is_noticed(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("GetObject", "short_body", bytes=5)
         with pytest.raises(Corrupt):
-            tried.read("legacy/a", ByteRange(0, 100))
+            probed.read("legacy/a", ByteRange(0, 100))
 
     def test_an_answer_shorter_than_the_object_is_noticed(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("GetObject", "short_body", bytes=1000)
         with pytest.raises(Corrupt):
-            tried.ingest("legacy/a")
-        assert keys(tried, "cas/") == []
+            probed.ingest("legacy/a")
+        assert keys(probed, "cas/") == []
 
     def test_a_copy_that_fails_with_200(
-        self, tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+        self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", DATA, tmp_path)
+        put(probed, "legacy/a", DATA, tmp_path)
         s3_server.fault("CopyObject", "error_in_200", times=-1)
         with pytest.raises(Unreachable):
-            tried.ingest("legacy/a")
-        assert keys(tried, "cas/") == []
+            probed.ingest("legacy/a")
+        assert keys(probed, "cas/") == []
         s3_server.reset()
         s3_server.fault("CopyObject", "error_in_200")
-        assert tried.ingest("legacy/a").outcome is Outcome.STORED
+        assert probed.ingest("legacy/a").outcome is Outcome.STORED
 
     def test_a_connection_is_not_spoilt_by_a_stream_left_half_read(
-        self, tried: S3BlobStorage, tmp_path: Path
+        self, probed: S3BlobStorage, tmp_path: Path
     ) -> None:
-        put(tried, "legacy/a", LARGE, tmp_path)
+        put(probed, "legacy/a", LARGE, tmp_path)
         for _ in range(3):
-            with tried.read("legacy/a") as stream:
+            with probed.read("legacy/a") as stream:
                 stream.read(10)
-        assert tried.stat("legacy/a").size == len(LARGE)
+        assert probed.stat("legacy/a").size == len(LARGE)
 
     def test_every_code_means_the_same_by_its_status(self) -> None:
         assert meaning("404") is Absent
@@ -611,9 +612,9 @@ class TestFaults:
 
 class TestListingsThatLie:
     @pytest.fixture
-    def filled(self, tried: S3BlobStorage, s3_server: S3Server) -> S3BlobStorage:
-        s3_server.fill(tried.bucket_name, [f"legacy/{n:04}" for n in range(1005)])
-        return tried
+    def filled(self, probed: S3BlobStorage, s3_server: S3Server) -> S3BlobStorage:
+        s3_server.fill(probed.bucket_name, [f"legacy/{n:04}" for n in range(1005)])
+        return probed
 
     def test_one_page_and_then_a_failure(self, filled: S3BlobStorage, s3_server: S3Server) -> None:
         s3_server.fault("ListObjectsV2", "error", status=500, skip=1, times=-1)

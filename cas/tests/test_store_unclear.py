@@ -9,7 +9,7 @@ import pytest
 
 from cas.digest import Digest
 from cas.storage.base import Outcome, Unreachable
-from cas.storage.guards import probe
+from cas.storage.capabilities import probe
 from cas.storage.s3 import S3BlobStorage
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
 from cas.tests.test_store_s3 import LARGE, MIB, uploads
@@ -25,7 +25,7 @@ UNCLEAR: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture
-def tried(s3_store: Any, s3_server: S3Server) -> S3BlobStorage:
+def probed(s3_store: Any, s3_server: S3Server) -> S3BlobStorage:
     store: S3BlobStorage = s3_store
     store.multipart_threshold = store.part_size = 5 * MIB
     probe(store)
@@ -36,13 +36,13 @@ def tried(s3_store: Any, s3_server: S3Server) -> S3BlobStorage:
 @pytest.mark.parametrize(("action", "options"), UNCLEAR)
 @pytest.mark.parametrize("times", [1, -1])
 def test_a_completed_upload_is_stored(
-    tried: S3BlobStorage, s3_server: S3Server, action: str, options: dict[str, Any], times: int
+    probed: S3BlobStorage, s3_server: S3Server, action: str, options: dict[str, Any], times: int
 ) -> None:
     s3_server.fault("CompleteMultipartUpload", action, times=times, **options)
-    staged = stage(tried, LARGE)
-    assert tried.create(staged) is Outcome.STORED
-    assert bytes_at(tried, staged.digest.key) == LARGE
-    assert uploads(tried) == []
+    staged = stage(probed, LARGE)
+    assert probed.create(staged) is Outcome.STORED
+    assert bytes_at(probed, staged.digest.key) == LARGE
+    assert uploads(probed) == []
     # One pass over the parts, and no abortion of what was completed.
     assert s3_server.counts()["UploadPart"] == 3
     assert "AbortMultipartUpload" not in s3_server.counts()
@@ -51,87 +51,87 @@ def test_a_completed_upload_is_stored(
 @pytest.mark.parametrize(("action", "options"), UNCLEAR)
 @pytest.mark.parametrize("times", [1, -1])
 def test_a_copy_that_was_made_is_stored(
-    tried: S3BlobStorage,
+    probed: S3BlobStorage,
     s3_server: S3Server,
     tmp_path: Path,
     action: str,
     options: dict[str, Any],
     times: int,
 ) -> None:
-    put(tried, "legacy/a", DATA, tmp_path)
+    put(probed, "legacy/a", DATA, tmp_path)
     s3_server.fault("CopyObject", action, times=times, **options)
-    assert tried.ingest("legacy/a").outcome is Outcome.STORED
-    assert bytes_at(tried, Digest.of(DATA).key) == DATA
+    assert probed.ingest("legacy/a").outcome is Outcome.STORED
+    assert bytes_at(probed, Digest.of(DATA).key) == DATA
 
 
 @pytest.mark.parametrize(("action", "options"), UNCLEAR)
 def test_an_object_that_was_put_is_stored(
-    tried: S3BlobStorage, s3_server: S3Server, action: str, options: dict[str, Any]
+    probed: S3BlobStorage, s3_server: S3Server, action: str, options: dict[str, Any]
 ) -> None:
     s3_server.fault("PutObject", action, times=-1, **options)
-    staged = stage(tried)
-    assert tried.create(staged) is Outcome.STORED
-    assert bytes_at(tried, staged.digest.key) == DATA
+    staged = stage(probed)
+    assert probed.create(staged) is Outcome.STORED
+    assert bytes_at(probed, staged.digest.key) == DATA
 
 
 @pytest.mark.parametrize("operation", ["UploadPartCopy", "CompleteMultipartUpload"])
 def test_a_copy_in_parts_is_stored(
-    tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path, operation: str
+    probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path, operation: str
 ) -> None:
-    tried.copy_threshold = tried.copy_part_size = 5 * MIB
-    put(tried, "legacy/a", LARGE, tmp_path)
+    probed.copy_threshold = probed.copy_part_size = 5 * MIB
+    put(probed, "legacy/a", LARGE, tmp_path)
     s3_server.fault(operation, "empty_etag", times=-1)
-    assert tried.ingest("legacy/a").outcome is Outcome.STORED
-    assert bytes_at(tried, Digest.of(LARGE).key) == LARGE
+    assert probed.ingest("legacy/a").outcome is Outcome.STORED
+    assert bytes_at(probed, Digest.of(LARGE).key) == LARGE
     assert s3_server.counts()["UploadPartCopy"] == 3
 
 
-def test_a_part_without_an_etag_is_looked_up(tried: S3BlobStorage, s3_server: S3Server) -> None:
+def test_a_part_without_an_etag_is_looked_up(probed: S3BlobStorage, s3_server: S3Server) -> None:
     s3_server.fault("UploadPart", "empty_etag", times=-1)
-    assert tried.create(stage(tried, LARGE)) is Outcome.STORED
+    assert probed.create(stage(probed, LARGE)) is Outcome.STORED
     assert s3_server.counts()["ListParts"] == 3
 
 
-def test_what_was_not_written_is_not_believed(tried: S3BlobStorage, s3_server: S3Server) -> None:
+def test_what_was_not_written_is_an_error(probed: S3BlobStorage, s3_server: S3Server) -> None:
     s3_server.fault("CompleteMultipartUpload", "error_in_200", times=-1)
     with pytest.raises(Unreachable):
-        tried.create(stage(tried, LARGE))
-    assert keys(tried) == []
-    assert uploads(tried) == []
+        probed.create(stage(probed, LARGE))
+    assert keys(probed) == []
+    assert uploads(probed) == []
 
 
 def test_the_object_that_was_to_be_replaced_is_no_answer(
-    tried: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+    probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
 ) -> None:
     """Of the same size, it would be taken for what was to be written."""
-    staged = stage(tried, LARGE)
-    damage(tried, staged.digest.key, LARGE[::-1], tmp_path)
+    staged = stage(probed, LARGE)
+    damage(probed, staged.digest.key, LARGE[::-1], tmp_path)
     s3_server.fault("CompleteMultipartUpload", "error_in_200", times=-1)
     with pytest.raises(Unreachable):
-        tried.create(staged)
-    assert uploads(tried) == []
+        probed.create(staged)
+    assert uploads(probed) == []
 
 
 def test_other_bytes_of_the_right_size_are_not_ours(
-    tried: S3BlobStorage, s3_server: S3Server
+    probed: S3BlobStorage, s3_server: S3Server
 ) -> None:
     """Somebody else's wrong object, where our own completion failed."""
-    staged = stage(tried, LARGE)
+    staged = stage(probed, LARGE)
     s3_server.fault(
         "CompleteMultipartUpload",
         "overwrite_first",
         key=staged.digest.key,
         body=LARGE[::-1].decode("latin-1"),
     )
-    assert tried.create(staged) is Outcome.HEALED
-    assert bytes_at(tried, staged.digest.key) == LARGE
+    assert probed.create(staged) is Outcome.HEALED
+    assert bytes_at(probed, staged.digest.key) == LARGE
 
 
 def test_an_upload_that_is_gone_when_aborted_has_left_nothing(
-    tried: S3BlobStorage, s3_server: S3Server, caplog: pytest.LogCaptureFixture
+    probed: S3BlobStorage, s3_server: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     s3_server.fault("UploadPart", "error", status=500, code="InternalError", times=-1)
     s3_server.fault("AbortMultipartUpload", "act_then_error", status=404, code="NoSuchUpload")
     with pytest.raises(Unreachable):
-        tried.create(stage(tried, LARGE))
+        probed.create(stage(probed, LARGE))
     assert "stays for the collector" not in caplog.text

@@ -1,4 +1,4 @@
-"""Try everything that the commands need of the configured store, and say what was found."""
+"""Try everything that the commands need of the configured store, and print what was found."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
 from cas.storage.base import Denied, StoreError
-from cas.storage.guards import NO_GUARDS, Guarded, Guards, probe
-from cas.storage.preflight import Preflight, Preflighted, Weight
+from cas.storage.capabilities import NO_CAPABILITIES, Capabilities, probe
+from cas.storage.preflight import Preflight, Weight
 
 STATUSES: Final = {
     None: ExitStatus.DONE,
@@ -32,7 +32,7 @@ VERDICTS: Final = {
 class Findings:
     store: str
     preflight: Preflight
-    guards: Guards
+    capabilities: Capabilities
     fallbacks: dict[str, str]
 
     @property
@@ -42,15 +42,15 @@ class Findings:
 
 class Command(BaseCommand):
     help = (
-        "Tries each operation that the commands need, by itself and below each prefix, then each "
-        "of the store's guards with bytes that must be refused. Says what is missing and what "
-        "that costs. A guard that is not honoured is no error: the table says what is done in "
-        "its place."
+        "Tries each operation that the commands need, by itself and below each prefix, then "
+        "probes each capability of the store with a request that must be refused. Says what is "
+        "missing and what that costs. A capability that is not supported is no error: the table "
+        "says what is done in its place."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--cached", action="store_true", help="show the guards found before, if any were"
+            "--cached", action="store_true", help="show the capabilities found before, if any were"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -72,20 +72,18 @@ class Command(BaseCommand):
 def find_out(*, cached: bool) -> Findings:
     """Raises StoreError if nothing can be tried at all."""
     store = attachment_store()
-    if not isinstance(store, Guarded) or not isinstance(store, Preflighted):
-        raise ImproperlyConfigured(f"{type(store).__name__} has nothing that could be tried")
     preflight = store.preflight()
     try:
-        guards = probe(store, force=not cached, log_missing=False)
+        capabilities = probe(store, force=not cached, log_missing=False)
     except Denied:
-        # Which right is missing for it is among what was found.
-        guards = NO_GUARDS
-    return Findings(store.identity, preflight, guards, dict(store.fallbacks))
+        # The preflight names the right that is missing.
+        capabilities = NO_CAPABILITIES
+    return Findings(store.identity, preflight, capabilities, dict(store.fallbacks))
 
 
 def as_json(found: Findings) -> str:
     ahead = found.preflight.clock_ahead
-    said = {
+    findings = {
         "store": found.store,
         "status": found.status.name.lower(),
         "clock_ahead_seconds": None if ahead is None else round(ahead.total_seconds()),
@@ -95,11 +93,11 @@ def as_json(found: Findings) -> str:
             else {"code": error.code, "message": str(error), "cost": need.cost}
             for need, error in found.preflight.found.items()
         },
-        "guards": dict(found.guards.results),
-        "tried_at": found.guards.tried_at.isoformat(timespec="seconds"),
+        "capabilities": dict(found.capabilities.results),
+        "probed_at": found.capabilities.probed_at.isoformat(timespec="seconds"),
         "notes": list(found.preflight.notes),
     }
-    return json.dumps(said, indent=2)
+    return json.dumps(findings, indent=2)
 
 
 def as_table(found: Findings) -> str:
@@ -114,12 +112,13 @@ def as_table(found: Findings) -> str:
     for need, error in found.preflight.found.items():
         verdict = "works" if error is None else f"missing; {need.cost} ({error.code}: {error})"
         lines.append(f"  {need!s:<26}{verdict}")
-    if found.guards.results:
-        lines.append(f"Guards, tried {found.guards.tried_at.isoformat(timespec='seconds')}:")
+    if found.capabilities.results:
+        probed_at = found.capabilities.probed_at.isoformat(timespec="seconds")
+        lines.append(f"Capabilities, probed {probed_at}:")
     else:
-        lines.append("Guards: none could be tried, so none is relied on.")
-    for name, honoured in found.guards.results.items():
-        verdict = "honoured" if honoured else f"not honoured; {found.fallbacks[name]}"
+        lines.append("Capabilities: none could be probed, so none is relied on.")
+    for name, supported in found.capabilities.results.items():
+        verdict = "supported" if supported else f"not supported; {found.fallbacks[name]}"
         lines.append(f"  {name:<24}{verdict}")
     lines.append(VERDICTS[found.status])
     return "\n".join(lines)

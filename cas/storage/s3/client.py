@@ -1,22 +1,232 @@
-"""What our boto3 client does otherwise than others: reads times and sends checksums."""
+"""Requests to one bucket: what our client does otherwise than others, and what errors mean."""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import hashlib
-from datetime import datetime
+import io
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from http.client import IncompleteRead
+from typing import TYPE_CHECKING, Any, Final
 
+from botocore import exceptions as botocore
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
+from urllib3.exceptions import HTTPError
+
+from cas.digest import Digest
+from cas.storage.base import (
+    Absent,
+    BlobStat,
+    ByteRange,
+    Changed,
+    Corrupt,
+    CutShort,
+    Denied,
+    StoreError,
+    StoreFull,
+    Unreachable,
+    Unsupported,
+)
+from cas.storage.capabilities import NO_CAPABILITIES, Capabilities
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+log = logging.getLogger(__name__)
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """In bytes. Objects larger than a threshold go in parts of about the part size."""
+
+    multipart_threshold: int = 64 * MIB
+    part_size: int = 16 * MIB
+    copy_threshold: int = 5 * 1024 * MIB
+    copy_part_size: int = 512 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket and what is known of it. `extra` goes with every request that creates."""
+
+    client: Any
+    name: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sizes = Sizes()
+    capabilities: Capabilities = NO_CAPABILITIES
+
+    def request(self, operation: str, key: str = "", *, about: str = "", **params: Any) -> Any:
+        """Send one request, about the object at `key` if it is given, and return the answer.
+
+        Raises StoreError, with `about` in place of `key` where that is given.
+        """
+        named = {"Key": key} if key else {}
+        with s3_errors(about or key):
+            return getattr(self.client, operation)(Bucket=self.name, **named, **params)
+
+    def head(self, key: str) -> BlobStat:
+        """Raises Absent.
+
+        The answer to a HEAD has no body that says why it is refused, so GET follows in that case.
+        """
+        _refuse_no_key(key)
+        try:
+            answer = self.request("head_object", key, **self._checksum_mode())
+        except StoreError as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and code_of(cause) in ("400", "403"):
+                with contextlib.suppress(Unreachable):
+                    self.request("get_object", key, Range="bytes=0-0")["Body"].close()
+            raise
+        return self._describe(key, answer, int(answer["ContentLength"]))
+
+    def find(self, key: str) -> BlobStat | None:
+        """What is at `key`, if anything is."""
+        try:
+            return self.head(key)
+        except Absent:
+            return None
+
+    def get(self, key: str, byte_range: ByteRange | None = None) -> ObjectStream:
+        """A stream of the object or of the range. Raises Absent, and Corrupt if the object does
+        not have these bytes."""
+        _refuse_no_key(key)
+        if byte_range is None:
+            answer = self.request("get_object", key, **self._checksum_mode())
+            length = size = int(answer["ContentLength"])
+        else:
+            text = f"bytes={byte_range.start}-{byte_range.stop - 1}"
+            answer = self.request("get_object", key, Range=text)
+            length, size = byte_range.stop - byte_range.start, _total(answer)
+            if int(answer["ContentLength"]) != length or byte_range.stop > size:
+                answer["Body"].close()
+                raise Corrupt(f"the object has {size} bytes, not the range", key=key)
+        return ObjectStream(answer["Body"], length, self._describe(key, answer, size))
+
+    def begin_upload(self, key: str, **params: Any) -> str:
+        """The id of a new multipart upload."""
+        answer = self.request("create_multipart_upload", key, **params, **self.extra)
+        return str(answer["UploadId"])
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """One that is not there any more has left nothing, and is no error."""
+        with contextlib.suppress(Absent, Resent):
+            self.request("abort_multipart_upload", key, UploadId=upload_id)
+
+    def give_up_upload(self, key: str, upload_id: str) -> None:
+        """Abort a multipart upload; one that cannot be aborted is logged."""
+        try:
+            self.abort_upload(key, upload_id)
+        except StoreError as error:
+            log.warning("an unfinished upload of %s stays for the collector: %s", key, error)
+
+    def _checksum_mode(self) -> dict[str, str]:
+        return {"ChecksumMode": "ENABLED"} if self.capabilities.supports("stored_checksum") else {}
+
+    def _describe(self, key: str, answer: Mapping[str, Any], size: int) -> BlobStat:
+        etag = str(answer["ETag"]).strip('"')
+        sha256 = self._sha256(answer, etag)
+        return BlobStat(key, size, answer["LastModified"], etag, sha256, md5_of(answer))
+
+    def _sha256(self, answer: Mapping[str, Any], etag: str) -> Digest | None:
+        """The checksum of the whole object. That of an object of parts is one of checksums."""
+        stated = str(answer.get("ChecksumSHA256", ""))
+        of_parts = "-" in stated or "-" in etag or answer.get("ChecksumType") == "COMPOSITE"
+        if of_parts or not self.capabilities.supports("stored_checksum"):
+            return None
+        return sha256_of(stated)
+
+
+class ObjectStream(io.RawIOBase):
+    """The body of a GetObject answer: `length` bytes of the object that `blob` describes.
+
+    Raises CutShort if it ends before them. A connection that breaks or falls silent raises
+    Unreachable instead. Not buffered: its readers take large blocks, which a buffer would copy.
+    """
+
+    def __init__(self, body: Any, length: int, blob: BlobStat) -> None:
+        super().__init__()
+        self.blob = blob
+        self._body = body
+        self._left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        try:
+            data: bytes = self._body.read(wanted)
+        except (BotoCoreError, HTTPError, OSError) as error:
+            raise translate(error, self.blob.key) from error
+        self._left -= len(data)
+        if len(data) < wanted:
+            raise CutShort("the answer ended before the object", key=self.blob.key)
+        return data
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(view.nbytes)
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._body.close()
+        super().close()
+
+
+def md5_of(answer: Mapping[str, Any]) -> bytes | None:
+    """The MD5 that an answer's ETag is, or None where an ETag is something else.
+
+    It is for objects that were written in one request and are not encrypted with a key of
+    their own.
+    """
+    etag = str(answer.get("ETag", "")).strip('"')
+    encryption = str(answer.get("ServerSideEncryption", ""))
+    if encryption.startswith("aws:kms") or answer.get("SSECustomerAlgorithm"):
+        return None
+    return bytes.fromhex(etag) if re.fullmatch("[0-9a-f]{32}", etag) else None
+
+
+def sha256_of(stated: str) -> Digest | None:
+    """The digest that a header states in base64, if it is one."""
+    try:
+        return Digest(base64.b64decode(stated, validate=True).hex())
+    except (binascii.Error, ValueError):
+        return None
+
+
+def to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _total(answer: Mapping[str, Any]) -> int:
+    """The object's size from Content-Range (RFC 9110, 14.4); 0 if the range was ignored."""
+    _, _, total = str(answer.get("ContentRange", "")).partition("/")
+    return int(total) if total.isdecimal() else 0
+
+
+def _refuse_no_key(key: str) -> None:
+    if not 0 < len(key.encode(errors="surrogateescape")) <= 1024 or "\0" in key:
+        raise Absent("this can be no key of an object", key=key)
 
 
 def read_time(value: Any) -> datetime:
     """A time as S3 writes it, in a listing (ISO 8601) or a header (RFC 9110, 5.6.7).
 
-    Botocore's own parser guesses at the format, for as long as all else about a listed object
-    takes. It is left what is written otherwise.
+    Botocore's own parser tries many formats, and takes as long as all else about a listed object.
+    It is left what is written otherwise.
     """
     if isinstance(value, str):
         for parse in (datetime.fromisoformat, parsedate_to_datetime):
@@ -35,4 +245,243 @@ def send_content_md5(request: Any, **_: Any) -> None:
             del request.headers[name]
     if "Content-MD5" not in request.headers:
         digest = hashlib.md5(request.body, usedforsecurity=False).digest()
-        request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+        request.headers["Content-MD5"] = to_base64(digest)
+
+
+class Conflict(Unreachable):
+    """Another write of the same key was under way. Worth an immediate retry."""
+
+
+class Failed(Unreachable):
+    """The store had an internal error (status 500)."""
+
+
+class Resent(Changed):
+    """Refused, perhaps because an earlier sending of the same request was carried out."""
+
+
+_CODES: Final[dict[str, type[StoreError]]] = {
+    code: kind
+    for kind, codes in {
+        Absent: ("KeyTooLongError", "NoSuchKey", "NoSuchVersion", "NotFound"),
+        Unsupported: ("MethodNotAllowed", "NotImplemented"),
+        Denied: (
+            "AccessDenied",
+            "AccountProblem",
+            "AllAccessDisabled",
+            "AuthorizationHeaderMalformed",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "IllegalLocationConstraintException",
+            "InvalidAccessKeyId",
+            "InvalidToken",
+            # A bucket that is not there is a mistake in the configuration, not an absent object:
+            # an empty listing must never be taken from it.
+            "NoSuchBucket",
+            "PermanentRedirect",
+            "RequestTimeTooSkewed",
+            "SignatureDoesNotMatch",
+            "TokenRefreshRequired",
+        ),
+        Changed: ("PreconditionFailed",),
+        # Of an upload's completion: it was completed already, by a request whose answer got lost.
+        Resent: ("NoSuchUpload",),
+        Corrupt: (
+            "BadDigest",
+            "IncompleteBody",
+            "InvalidDigest",
+            # The range is one that an object of the expected size has.
+            "InvalidRange",
+            "XAmzContentChecksumMismatch",
+            "XAmzContentSHA256Mismatch",
+        ),
+        StoreFull: (
+            "EntityTooLarge",
+            "QuotaExceeded",
+            "XMinioAdminBucketQuotaExceeded",
+            "XMinioStorageFull",
+        ),
+        Conflict: ("ConditionalRequestConflict", "OperationAborted"),
+        Unreachable: (
+            "InternalError",
+            "RequestTimeout",
+            "ServiceUnavailable",
+            "SlowDown",
+            "Throttling",
+            "ThrottlingException",
+            "TooManyRequests",
+        ),
+    }.items()
+    for code in codes
+}
+
+_STATUSES: Final[dict[int, type[StoreError]]] = {
+    301: Denied,
+    401: Denied,
+    403: Denied,
+    404: Absent,
+    405: Unsupported,
+    408: Unreachable,
+    409: Conflict,
+    412: Changed,
+    416: Corrupt,
+    429: Unreachable,
+    501: Unsupported,
+    507: StoreFull,
+}
+
+_EXCEPTIONS: Final[tuple[tuple[tuple[type[Exception], ...], type[StoreError]], ...]] = (
+    (
+        (
+            botocore.CredentialRetrievalError,
+            botocore.LoginError,
+            botocore.MetadataRetrievalError,
+            botocore.NoAuthTokenError,
+            botocore.NoCredentialsError,
+            botocore.PartialCredentialsError,
+            botocore.SSOError,
+            botocore.TokenRetrievalError,
+        ),
+        Denied,
+    ),
+    ((botocore.FlexibleChecksumError,), Corrupt),
+    ((botocore.ConnectionError, botocore.HTTPClientError, HTTPError, OSError), Unreachable),
+    ((botocore.ParamValidationError,), Absent),
+)
+"""What other exceptions mean, the first that fits."""
+
+
+@contextlib.contextmanager
+def s3_errors(key: str = "") -> Iterator[None]:
+    """Raise what goes wrong between us and S3 as a StoreError about `key`."""
+    try:
+        yield
+    except (ClientError, BotoCoreError, HTTPError) as error:
+        raise translate(error, key) from error
+
+
+def translate(error: Exception, key: str) -> StoreError:
+    """The StoreError that an exception of botocore's amounts to."""
+    if isinstance(error, ClientError):
+        status = _status_of(error)
+        meant = meaning(code_of(error), status)
+        if meant is Changed and error.response.get("ResponseMetadata", {}).get("RetryAttempts"):
+            meant = Resent
+        if meant is Unreachable and status == 500:
+            meant = Failed
+        cure = _cure(error)
+        return meant(f"{error}. {cure}" if cure else str(error), key=key)
+    kind = next((kind for errors, kind in _EXCEPTIONS if isinstance(error, errors)), StoreError)
+    if _ended_early(error):
+        kind = CutShort
+    message = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        message += (
+            ". If its certificate is of an authority of your own, name that in CAS_S3_CA_BUNDLE"
+        )
+    return kind(message, key=key)
+
+
+def code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status_of(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def meaning(code: str, status: int = 0) -> type[StoreError]:
+    """The kind of error behind an S3 error code, or failing that behind its HTTP status."""
+    if code in _CODES:
+        return _CODES[code]
+    # A HEAD has no body, so botocore puts the bare status in place of the code.
+    status = int(code) if code.isdecimal() else status
+    if status in _STATUSES:
+        return _STATUSES[status]
+    return Unreachable if status >= 500 else StoreError
+
+
+def _ended_early(error: Exception) -> bool:
+    """Whether the body was closed before its announced end, in order and not by a reset."""
+    if isinstance(error, botocore.IncompleteReadError):
+        return True
+    if not isinstance(error, botocore.ResponseStreamingError):
+        return False
+    reasons = getattr(error.__context__, "args", ())
+    return any(isinstance(reason, IncompleteRead) for reason in reasons)
+
+
+_CURES: Final = {
+    "NoSuchBucket": "Correct CAS_S3_BUCKET or CAS_S3_ENDPOINT_URL, or create the bucket",
+    "InvalidAccessKeyId": "The store does not know this access key: correct CAS_S3_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "The secret is not the access key's: correct CAS_S3_SECRET_ACCESS_KEY",
+    "ExpiredToken": "The credentials have expired: renew them",
+    "ExpiredTokenException": "The credentials have expired: renew them",
+}
+
+_WRONG_REGION: Final = (
+    *("301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+    "PermanentRedirect",
+)
+
+_READ: Final = "s3:GetObject, and s3:ListBucket, without which what is absent is denied too"
+_COPY: Final = "s3:GetObject and s3:PutObject"
+_RIGHTS: Final = {
+    "CompleteMultipartUpload": "s3:PutObject",
+    "CopyObject": _COPY,
+    "CreateMultipartUpload": "s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "GetObject": _READ,
+    "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
+    "HeadBucket": "s3:ListBucket",
+    "HeadObject": _READ,
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListObjectVersions": "s3:ListBucketVersions",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "UploadPart": "s3:PutObject",
+    "UploadPartCopy": _COPY,
+}
+"""What a policy calls the right to an operation, where that is not the operation's name."""
+
+MOST_SKEW: Final = timedelta(minutes=10)
+"""Less than the 15 minutes from which S3 refuses a request for its time."""
+
+
+def _cure(error: ClientError) -> str:
+    """What an operator can do about a refusal; empty where that is not known."""
+    code, status = code_of(error), _status_of(error)
+    skew = clock_ahead(error.response) or timedelta()
+    if code == "RequestTimeTooSkewed" or (status == 403 and abs(skew) > MOST_SKEW):
+        way = "behind" if skew > timedelta() else "ahead of"
+        by = f"{abs(skew).total_seconds() / 60:.0f} minutes {way}" if skew else "not"
+        return f"This machine's clock is {by} the store's: set it right"
+    if code in _CURES:
+        return _CURES[code]
+    stated = error.response.get("Error", {}).get("Region")
+    region = str(stated or _headers(error.response).get("x-amz-bucket-region", ""))
+    if code in _WRONG_REGION or (code == "400" and region):
+        return f"The bucket is in another region: set CAS_S3_REGION to {region or 'its own'}"
+    if status == 403:
+        right = _RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
+        return f"These credentials lack a right that is needed: {right}"
+    return ""
+
+
+def bucket_missing(name: str) -> Denied:
+    """The error where only a status says that there is no bucket."""
+    return Denied(f"there is no bucket {name}. {_CURES['NoSuchBucket']}")
+
+
+def clock_ahead(answer: Mapping[str, Any]) -> timedelta | None:
+    """How far the clock that dated an answer is ahead of this machine's; None without a date."""
+    try:
+        dated = parsedate_to_datetime(_headers(answer).get("date", ""))
+    except ValueError:
+        return None
+    return dated - datetime.now(UTC) if dated.tzinfo else None
+
+
+def _headers(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    headers: Mapping[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers

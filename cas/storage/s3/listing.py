@@ -1,7 +1,7 @@
-"""Walking a bucket, and deleting from it in batches, without believing too much.
+"""Listing a bucket, and deleting from it in batches, with every answer checked.
 
-Both have answers that look like success and are not: a page that says there is more and does
-not say how to get it, a batch delete that is 200 and lists what it did not delete.
+Both have answers that look like success and are not: a page that says there is more and does not
+say how to get it, a batch delete with status 200 that names what it did not delete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cas.storage.base import (
     Unsupported,
     Versioning,
 )
-from cas.storage.s3.errors import meaning, translated
+from cas.storage.s3.client import Bucket, meaning, s3_errors
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +32,23 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 """Characters that a key may have and the XML 1.0 of a batch delete may not (section 2.2)."""
 
 
-def scan(client: Any, bucket: str, prefix: str, after: str) -> Iterator[BlobStat]:
+def scan(bucket: Bucket, prefix: str, after: str) -> Iterator[BlobStat]:
     """The objects below `prefix`, a page at a time.
 
     Raises StoreError if a page is cut off without a continuation or keys do not ascend, as on
-    S3's directory buckets: whoever merges a listing with something else relies on its order.
+    S3's directory buckets: callers merge the listing with others in the same order.
     """
-    params: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
-    if after:
-        params["StartAfter"] = after
+    params = {"StartAfter": after} if after else {}
     last = after.encode()
     while True:
-        with translated(prefix):
-            page = client.list_objects_v2(**params)
+        page = bucket.request("list_objects_v2", about=prefix, Prefix=prefix, **params)
         for item in page.get("Contents", ()):
             key = item["Key"].encode()
             if key <= last:
                 raise StoreError("the listing is not in order", key=item["Key"])
             last = key
-            yield BlobStat(item["Key"], item["Size"], item["LastModified"], _bare(item["ETag"]))
+            etag = item["ETag"].strip('"')
+            yield BlobStat(item["Key"], item["Size"], item["LastModified"], etag)
         if not page.get("IsTruncated"):
             return
         token = page.get("NextContinuationToken")
@@ -66,55 +64,52 @@ Outcomes = dict[Version, StoreError | None]
 
 
 def remove_many(
-    client: Any, bucket: str, keys: Iterable[str], *, versions: bool
+    bucket: Bucket, keys: Iterable[str], *, versions: bool
 ) -> Iterator[tuple[str, StoreError | None]]:
     """Delete `keys`, or with `versions` every version of each, yielding each key's own outcome.
 
-    A key that the store says nothing of counts as not deleted.
+    A key that the store's answer does not name counts as not deleted.
     """
     waiting = iter(keys)
     while batch := list(islice(waiting, BATCH)):
         if versions:
-            yield from _remove_versions(client, bucket, batch)
-            continue
-        outcomes = _remove(client, bucket, [(key, "") for key in batch])
-        yield from ((key, outcomes[key, ""]) for key in batch)
+            yield from ((key, _remove_versions(bucket, key)) for key in batch)
+        else:
+            outcomes = _remove(bucket, [(key, "") for key in batch])
+            yield from ((key, outcomes[key, ""]) for key in batch)
 
 
-def _remove_versions(
-    client: Any, bucket: str, keys: Sequence[str]
-) -> Iterator[tuple[str, StoreError | None]]:
+def _remove_versions(bucket: Bucket, key: str) -> StoreError | None:
     """A key counts as deleted when all its versions are and no others have come."""
-    for key in keys:
-        error: StoreError | None = None
-        try:
-            found = versions_of(client, bucket, key)
-            while error is None and (batch := list(islice(found, BATCH))):
-                outcomes = _remove(client, bucket, batch)
-                error = next((one for one in outcomes.values() if one), None)
-        except StoreError as failed:
-            error = failed
-        yield key, error
+    try:
+        found = versions_of(bucket, key)
+        while batch := list(islice(found, BATCH)):
+            for error in _remove(bucket, batch).values():
+                if error:
+                    return error
+    except StoreError as error:
+        return error
+    return None
 
 
-def versions_of(client: Any, bucket: str, key: str) -> Iterator[Version]:
+def versions_of(bucket: Bucket, key: str) -> Iterator[Version]:
     """Every version of the object, and every mark of a deletion, lazily."""
-    with translated(key):
-        pages = client.get_paginator("list_object_versions")
-        for page in pages.paginate(Bucket=bucket, Prefix=key):
+    with s3_errors(key):
+        pages = bucket.client.get_paginator("list_object_versions")
+        for page in pages.paginate(Bucket=bucket.name, Prefix=key):
             entries = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             yield from ((key, one["VersionId"]) for one in entries if one["Key"] == key)
             if any(one["Key"] > key for one in entries):
                 return
 
 
-def _remove(client: Any, bucket: str, objects: Sequence[Version]) -> Outcomes:
-    """Delete at most a batch of objects, together where the store lets us."""
+def _remove(bucket: Bucket, objects: Sequence[Version]) -> Outcomes:
+    """Delete at most a batch of objects, together where the store permits it."""
     together = [one for one in dict.fromkeys(objects) if not _NOT_XML.search(one[0])]
     outcomes: Outcomes = {}
     if together:
         try:
-            outcomes = _remove_batch(client, bucket, together)
+            outcomes = _remove_batch(bucket, together)
         except (Denied, Unsupported) as error:
             log.warning("objects are deleted one by one: %s", error)
         except StoreError as error:
@@ -123,25 +118,22 @@ def _remove(client: Any, bucket: str, objects: Sequence[Version]) -> Outcomes:
     for one in objects:
         if one in outcomes:
             continue
-        # Who is refused one object of a batch that was refused is refused the others too.
-        refused = Denied(str(denied), key=one[0]) if denied else _remove_one(client, bucket, one)
+        # After a refused batch, the first object that is refused by itself stands for the others.
+        refused = Denied(str(denied), key=one[0]) if denied else _remove_one(bucket, one)
         outcomes[one] = refused
         if isinstance(refused, Denied) and len(together) > 1:
             denied = refused
     return outcomes
 
 
-def _remove_batch(client: Any, bucket: str, objects: Sequence[Version]) -> Outcomes:
+def _remove_batch(bucket: Bucket, objects: Sequence[Version]) -> Outcomes:
     """Raises StoreError if the store refuses the batch as a whole."""
-    with translated():
-        answer = client.delete_objects(
-            Bucket=bucket,
-            Delete={"Objects": [{"Key": key, **_version(version)} for key, version in objects]},
-        )
-    if unsure := _doubt(answer, objects[0][0]):
+    named = [{"Key": key, **_version(version)} for key, version in objects]
+    answer = bucket.request("delete_objects", Delete={"Objects": named})
+    if unsure := _sent_again(answer, objects[0][0]):
         return {one: type(unsure)(str(unsure), key=one[0]) for one in objects}
     outcomes: Outcomes = {
-        one: StoreError("the store did not say what became of it", key=one[0]) for one in objects
+        one: StoreError("the answer does not say what became of it", key=one[0]) for one in objects
     }
     by_key: dict[str, list[Version]] = {}
     for one in objects:
@@ -156,59 +148,28 @@ def _remove_batch(client: Any, bucket: str, objects: Sequence[Version]) -> Outco
     return outcomes
 
 
-def _meant(item: Mapping[str, Any], asked: Mapping[str, Sequence[Version]]) -> list[Version]:
-    """What of a batch the store speaks of; without a version id, of all the key's versions."""
+def _meant(item: Mapping[str, Any], by_key: Mapping[str, Sequence[Version]]) -> list[Version]:
+    """What of a batch an answer's item names; without a version id, all the key's versions."""
     version = item.get("VersionId", "")
-    named = asked.get(item.get("Key", ""), ())
+    named = by_key.get(item.get("Key", ""), ())
     return [one for one in named if not version or one[1] in ("", version)]
 
 
-def _remove_one(client: Any, bucket: str, version: Version) -> StoreError | None:
+def _remove_one(bucket: Bucket, version: Version) -> StoreError | None:
     key, version_id = version
     try:
-        with translated(key):
-            answer = client.delete_object(Bucket=bucket, Key=key, **_version(version_id))
+        answer = bucket.request("delete_object", key, **_version(version_id))
     except StoreError as error:
         return error
-    return _doubt(answer, key)
+    return _sent_again(answer, key)
 
 
 def _version(version_id: str) -> dict[str, str]:
     return {"VersionId": version_id} if version_id else {}
 
 
-def versioning(client: Any, bucket: str) -> Versioning:
-    """What the bucket does with what is deleted. Raises Unreachable, and Denied for the bucket."""
-    try:
-        with translated():
-            status = client.get_bucket_versioning(Bucket=bucket).get("Status", "")
-    except (Denied, Unsupported) as error:
-        log.info("whether %s keeps versions is not known: %s", bucket, error)
-        status = None
-    if status == "":
-        return Versioning.NONE
-    if _locked(client, bucket):
-        return Versioning.LOCKED
-    if status is None:
-        return Versioning.UNKNOWN
-    return Versioning.SUSPENDED if status == "Suspended" else Versioning.KEPT
-
-
-def _locked(client: Any, bucket: str) -> bool:
-    try:
-        with translated():
-            answer = client.get_object_lock_configuration(Bucket=bucket)
-    except Unreachable:
-        raise
-    except StoreError as error:
-        log.info("no object lock is known of %s: %s", bucket, error)
-        return False
-    found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
-    return bool(found == "Enabled")
-
-
-def _doubt(answer: Mapping[str, Any], key: str) -> Unreachable | None:
-    """What speaks against a delete's being over: the client sent it more than once.
+def _sent_again(answer: Mapping[str, Any], key: str) -> Unreachable | None:
+    """The error of a delete that the client sent more than once.
 
     A request that was not answered may be carried out after the one that was.
     """
@@ -217,17 +178,41 @@ def _doubt(answer: Mapping[str, Any], key: str) -> Unreachable | None:
     return Unreachable("it was deleted, but an earlier request may yet be carried out", key=key)
 
 
+def versioning(bucket: Bucket) -> Versioning:
+    """What the bucket does with what is deleted. Raises Unreachable, and Denied for the bucket."""
+    try:
+        status = bucket.request("get_bucket_versioning").get("Status", "")
+    except (Denied, Unsupported) as error:
+        log.info("whether %s keeps versions is not known: %s", bucket.name, error)
+        status = None
+    if status == "":
+        return Versioning.NONE
+    if _locked(bucket):
+        return Versioning.LOCKED
+    if status is None:
+        return Versioning.UNKNOWN
+    return Versioning.SUSPENDED if status == "Suspended" else Versioning.KEPT
+
+
+def _locked(bucket: Bucket) -> bool:
+    try:
+        answer = bucket.request("get_object_lock_configuration")
+    except Unreachable:
+        raise
+    except StoreError as error:
+        log.info("no object lock is known of %s: %s", bucket.name, error)
+        return False
+    found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
+    return bool(found == "Enabled")
+
+
 def abandoned_uploads(
-    client: Any, bucket: str, prefix: str, older_than: datetime
+    bucket: Bucket, prefix: str, older_than: datetime
 ) -> Iterator[dict[str, Any]]:
     """Multipart uploads below `prefix` that were begun before `older_than`."""
-    with translated(prefix):
-        pages = client.get_paginator("list_multipart_uploads")
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+    with s3_errors(prefix):
+        pages = bucket.client.get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=bucket.name, Prefix=prefix):
             for upload in page.get("Uploads", ()):
                 if upload["Initiated"] < older_than:
                     yield upload
-
-
-def _bare(etag: str) -> str:
-    return etag.strip('"')

@@ -1,7 +1,7 @@
 """The BlobStore contract on an S3 bucket.
 
-Works on stores that honour none of S3's guards, only slower: `cas.storage.guards` finds out
-which ones to rely on, once per bucket.
+Works on stores that support none of the conditions and checksums of S3, only slower:
+`cas.storage.capabilities` finds out which ones to rely on, once per bucket.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 import boto3
 from botocore.config import Config
-from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.exceptions import ImproperlyConfigured
 from storages.backends.s3 import S3Storage
 from storages.utils import setting
 
@@ -31,6 +30,7 @@ from cas.storage.base import (
     Changed,
     Denied,
     Ingested,
+    KeepBlobs,
     OnBytes,
     OnDigest,
     Outcome,
@@ -39,29 +39,36 @@ from cas.storage.base import (
     StoreError,
     Unsupported,
     Versioning,
+    file_errors,
+    refuse_blob_key,
 )
-from cas.storage.disk_files import remove_old_files
-from cas.storage.disk_files import translated as file_errors
-from cas.storage.guards import NO_GUARDS, PROBE_PREFIX, Guards, known, probe_or_assume_none
-from cas.storage.places import staging_dir
+from cas.storage.capabilities import (
+    NO_CAPABILITIES,
+    PROBE_PREFIX,
+    Capabilities,
+    known,
+    probe_or_assume_none,
+)
 from cas.storage.preflight import Preflight
-from cas.storage.quarantine import examine
-from cas.storage.s3 import listing, transfer, writing
-from cas.storage.s3.bucket import Bucket, Sizes, read_whole
-from cas.storage.s3.client import read_time, send_content_md5
-from cas.storage.s3.errors import Resent, bucket_missing, translated
-from cas.storage.s3.rights import RightsTrial
-from cas.storage.s3.trials import FALLBACKS, Trials
+from cas.storage.s3 import listing, objects
+from cas.storage.s3.capabilities import FALLBACKS, CapabilityProbes
+from cas.storage.s3.client import (
+    Bucket,
+    Sizes,
+    bucket_missing,
+    read_time,
+    send_content_md5,
+)
+from cas.storage.s3.preflight import BucketPreflight
+from cas.storage.staging import remove_old_files, staging_dir
 
 log = logging.getLogger(__name__)
-
-MIB: Final = 1024 * 1024
 
 USER_AGENT: Final = f"cas Boto3/{boto3.__version__}"
 """Botocore's own is put together anew for each request, an eighth of all a small one costs."""
 
 
-class S3BlobStorage(S3Storage):  # type: ignore[misc]
+class S3BlobStorage(KeepBlobs, S3Storage):  # type: ignore[misc]
     """The BlobStore contract on S3 and on stores that speak its protocol.
 
     Takes django-storages' options (except `location` and `gzip`: a key is the whole key, and
@@ -92,18 +99,19 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
                 retries={"mode": "standard", "total_max_attempts": self.max_attempts},
                 max_pool_connections=self.pool_size,
                 tcp_keepalive=True,
-                # What newer botocore adds by itself, some stores refuse. What we rely on we
-                # send ourselves, once the store was seen to look at it.
+                # Some stores refuse the checksums that newer botocore adds. Those that the
+                # store was seen to check are sent with each request.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             )
         )
         self._clients: dict[int, Any] = {}
-        # Whether the object ingested last had a checksum: what one program wrote is mostly alike.
+        # Whether the object ingested last had a checksum: one program mostly wrote all of them.
         self._checksums_found = False
         self._bucket_seen = False
 
     def get_default_settings(self) -> dict[str, Any]:
+        sizes = Sizes()
         return {
             **super().get_default_settings(),
             # By itself boto3 still presigns with version 2, which newer services refuse.
@@ -112,10 +120,10 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
             "read_timeout": setting("CAS_S3_READ_TIMEOUT", 60),
             "max_attempts": setting("CAS_S3_MAX_ATTEMPTS", 4),
             "pool_size": setting("CAS_S3_POOL_SIZE", 64),
-            "multipart_threshold": setting("CAS_S3_MULTIPART_THRESHOLD", 64 * MIB),
-            "part_size": setting("CAS_S3_PART_SIZE", 16 * MIB),
-            "copy_threshold": setting("CAS_S3_COPY_THRESHOLD", 5 * 1024 * MIB),
-            "copy_part_size": setting("CAS_S3_COPY_PART_SIZE", 512 * MIB),
+            "multipart_threshold": setting("CAS_S3_MULTIPART_THRESHOLD", sizes.multipart_threshold),
+            "part_size": setting("CAS_S3_PART_SIZE", sizes.part_size),
+            "copy_threshold": setting("CAS_S3_COPY_THRESHOLD", sizes.copy_threshold),
+            "copy_part_size": setting("CAS_S3_COPY_PART_SIZE", sizes.copy_part_size),
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,11 +158,11 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         return staging_dir()
 
     def read(self, key: str, byte_range: ByteRange | None = None) -> BlobStream:
-        return cast(BlobStream, self._bucket_as_known().get(key, byte_range))
+        return cast(BlobStream, self._bucket_to_read().get(key, byte_range))
 
     def stat(self, key: str) -> BlobStat:
         try:
-            return self._bucket_as_known().head(key)
+            return self._bucket_to_read().head(key)
         except Absent:
             self._refuse_absent_bucket()
             raise
@@ -162,13 +170,12 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
     def _refuse_absent_bucket(self) -> None:
         """Raises Denied if it is the bucket that is not there, which a HEAD of a key does not say.
 
-        Once it was seen it is not asked for again.
+        One request in the life of the process.
         """
         if self._bucket_seen:
             return
         try:
-            with translated():
-                self.client.head_bucket(Bucket=self.bucket_name)
+            self._bucket_to_read().request("head_bucket")
         except Absent as error:
             raise bucket_missing(self.bucket_name) from error
         except (Denied, Unsupported) as error:
@@ -176,14 +183,14 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         self._bucket_seen = True
 
     def scan(self, prefix: str, *, after: str = "") -> Iterator[BlobStat]:
-        return listing.scan(self.client, self.bucket_name, prefix, after)
+        return listing.scan(self._bucket_to_read(), prefix, after)
 
     def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
-        return writing.create(self._bucket_as_tried(), staged, proofs, partial(examine, self))
+        return objects.create(self, self._bucket_to_write(), staged, proofs)
 
     def digest_of(self, key: str, on_bytes: OnBytes | None = None) -> tuple[Digest, BlobStat]:
-        with self._bucket_as_known().get(key) as stream:
-            return read_whole(stream, on_bytes, with_md5=False).digest, stream.blob
+        with self._bucket_to_read().get(key) as stream:
+            return objects.read_whole(stream, on_bytes, with_md5=False).digest, stream.blob
 
     def ingest(
         self,
@@ -194,47 +201,44 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         expected_size: int | None = None,
         proofs: Proofs = NO_PROOFS,
     ) -> Ingested:
-        found = writing.ingest(
-            self._bucket_as_tried(),
+        found = objects.ingest(
+            self,
+            self._bucket_to_write(),
             source,
-            self.staging_dir,
             on_bytes,
             on_digest,
             expected_size=expected_size,
             proofs=proofs,
-            examine=partial(examine, self),
-            look_first=self._checksums_found,
+            head_first=self._checksums_found,
         )
         self._checksums_found = found.source.sha256 is not None
         return found
 
     def remove(self, key: str) -> None:
-        with contextlib.suppress(Absent), translated(key):
-            self.client.delete_object(Bucket=self.bucket_name, Key=key)
+        with contextlib.suppress(Absent):
+            self._bucket_to_read().request("delete_object", key)
 
     def remove_many(
         self, keys: Iterable[str], *, versions: bool = False
     ) -> Iterator[tuple[str, StoreError | None]]:
-        return listing.remove_many(self.client, self.bucket_name, keys, versions=versions)
+        return listing.remove_many(self._bucket_to_read(), keys, versions=versions)
 
     def versioning(self) -> Versioning:
-        return listing.versioning(self.client, self.bucket_name)
+        return listing.versioning(self._bucket_to_read())
 
     def put_legacy(self, key: str, source: Path) -> None:
-        if key.startswith(CAS_PREFIX):
-            raise StoreError("only bytes of known digest are written below cas/", key=key)
-        with file_errors(key), source.open("rb") as body, translated(key):
-            self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, **self._extra())
+        refuse_blob_key(key)
+        bucket = self._bucket_to_read()
+        with file_errors(key), source.open("rb") as body:
+            bucket.request("put_object", key, Body=body, **bucket.extra)
 
     def copy(self, source: str, target: str, *, etag: str = "") -> None:
-        if target.startswith(CAS_PREFIX):
-            raise StoreError("only bytes of known digest are written below cas/", key=target)
-        bucket = self._bucket_as_known()
+        refuse_blob_key(target)
+        bucket = self._bucket_to_read()
         blob = bucket.head(source)
         if etag and blob.etag != etag:
             raise Changed("another version is there by now", key=source)
-        with translated(source):
-            transfer.copy(bucket, blob, target, replaced=bucket.find(target))
+        objects.copy(bucket, blob, target, replaced=bucket.find(target))
 
     def remove_abandoned(self, older_than: datetime, *, dry_run: bool = False) -> Iterator[str]:
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
@@ -246,14 +250,11 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
         yield from remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
 
     def _remove_uploads(self, prefix: str, older_than: datetime, *, dry_run: bool) -> Iterator[str]:
-        for found in listing.abandoned_uploads(self.client, self.bucket_name, prefix, older_than):
+        bucket = self._bucket_to_read()
+        for found in listing.abandoned_uploads(bucket, prefix, older_than):
             key, upload_id = found["Key"], found["UploadId"]
             if not dry_run:
-                # One that is gone by now is no error.
-                with contextlib.suppress(Absent, Resent), translated(key):
-                    self.client.abort_multipart_upload(
-                        Bucket=self.bucket_name, Key=key, UploadId=upload_id
-                    )
+                bucket.abort_upload(key, upload_id)
             yield f"unfinished upload of {key}, begun {found['Initiated']:%Y-%m-%d %H:%M}"
 
     @property
@@ -264,39 +265,26 @@ class S3BlobStorage(S3Storage):  # type: ignore[misc]
     def fallbacks(self) -> Mapping[str, str]:
         return FALLBACKS
 
-    def try_guards(self, prefix: str) -> Mapping[str, bool]:
-        return Trials(self.client, self.bucket_name, prefix, self._extra()).run()
+    def probe_capabilities(self, prefix: str) -> Mapping[str, bool]:
+        return CapabilityProbes(self._bucket_with(NO_CAPABILITIES), prefix).run()
 
     def preflight(self) -> Preflight:
-        return RightsTrial(self.client, self.bucket_name, self._extra()).run()
+        return BucketPreflight(self._bucket_with(NO_CAPABILITIES)).run()
 
-    def _save(self, name: str, content: Any) -> str:
-        """Django's own way to write a file; it follows no rule that holds below `cas/`."""
-        if name.startswith(CAS_PREFIX):
-            raise SuspiciousFileOperation("only bytes of known digest are written below cas/")
-        saved: str = super()._save(name, content)
-        return saved
+    def _bucket_to_read(self) -> Bucket:
+        """Only capabilities that were probed before are relied on."""
+        return self._bucket_with(known(self) or NO_CAPABILITIES)
 
-    def _bucket_as_known(self) -> Bucket:
-        """For reading: what nobody has tried yet is not relied on."""
-        return self._describe_bucket(known(self) or NO_GUARDS)
+    def _bucket_to_write(self) -> Bucket:
+        """Capabilities are probed first if they never were."""
+        return self._bucket_with(probe_or_assume_none(self))
 
-    def _bucket_as_tried(self) -> Bucket:
-        """For writing: guards are tried first if they never were."""
-        return self._describe_bucket(probe_or_assume_none(self))
-
-    def _describe_bucket(self, guards: Guards) -> Bucket:
-        sizes = Sizes(
-            upload_threshold=self.multipart_threshold,
-            upload_part=self.part_size,
-            copy_threshold=self.copy_threshold,
-            copy_part=self.copy_part_size,
-        )
-        return Bucket(self.client, self.bucket_name, self._extra(), sizes, guards)
-
-    def _extra(self) -> dict[str, Any]:
-        """Encryption, storage class, ACL: what the operator wants every object to have."""
+    def _bucket_with(self, capabilities: Capabilities) -> Bucket:
+        # Encryption, storage class, ACL: what the operator wants every object to have.
         extra = {"ContentType": "application/octet-stream", **self.get_object_parameters("")}
         if self.default_acl:
             extra["ACL"] = self.default_acl
-        return extra
+        sizes = Sizes(
+            self.multipart_threshold, self.part_size, self.copy_threshold, self.copy_part_size
+        )
+        return Bucket(self.client, self.bucket_name, extra, sizes, capabilities)

@@ -1,16 +1,16 @@
 """What a strict S3 checks before it acts, and moto does not.
 
-Each guard can be ignored by name, as stores in wide use do:
+Each check can be switched off by name, as stores in wide use lack it:
 
 content_md5             refuse bytes that are not what Content-MD5 says
 checksum_sha256         refuse bytes that are not what x-amz-checksum-sha256 says
-if_none_match           refuse PutObject over an existing object if asked to
+if_none_match           refuse PutObject over an existing object if the condition is sent
 complete_if_none_match  the same for CompleteMultipartUpload
 copy_if_match           refuse to copy a source whose ETag is another one
-copy_if_none_match      refuse CopyObject over an existing object if asked to
+copy_if_none_match      refuse CopyObject over an existing object if the condition is sent
 part_copy_if_match      the same for UploadPartCopy
-if_match                refuse to read or delete another version than the one asked for
-copy_checksum           compute the checksum asked for of a copy
+if_match                refuse to read or delete another version than the condition names
+copy_checksum           compute the checksum of a copy whose request names an algorithm
 batch_limit             refuse to delete more than 1,000 keys at a time
 
 More names switch misbehaviour on: get_object_attributes (answers 500), checksums_rejected
@@ -33,14 +33,14 @@ ETagOf = Callable[[str, str], str | None]
 
 @dataclass
 class S3Request:
-    """One request, understood as far as guards and faults need it."""
+    """One request, parsed as far as checks and faults need it."""
 
     operation: str
     bucket: str
     key: str
     query: Mapping[str, str]
     headers: dict[str, str]
-    """Names in lower case. Guards that are ignored are taken out before moto sees them."""
+    """Names in lower case. Those of checks that are switched off never reach moto."""
     body: bytes
     method: str = ""
     path: str = ""
@@ -55,7 +55,7 @@ class Refusal:
 
 
 @dataclass
-class Guards:
+class Checks:
     ignored: set[str] = field(default_factory=set)
 
     def refusal(self, request: S3Request, etag_of: ETagOf) -> Refusal | None:

@@ -1,4 +1,4 @@
-"""Every guard is tried before it is relied on, and done without where it does not work."""
+"""Every capability is probed before it is relied on, and replaced where it is missing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from cas.digest import Digest
-from cas.storage import guards
+from cas.storage import capabilities
 from cas.storage.base import Changed, Corrupt, Denied, Outcome, Unreachable
-from cas.storage.guards import PROBE_PREFIX, probe
+from cas.storage.capabilities import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.trials import FALLBACKS
+from cas.storage.s3.capabilities import FALLBACKS
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
 from cas.tests.test_store_s3 import LARGE, MIB, uploads
 from tests.s3 import S3Server
@@ -56,13 +56,13 @@ def store(s3_store: Any) -> S3BlobStorage:
 
 
 class TestProbe:
-    def test_a_strict_store_honours_everything(
+    def test_a_strict_store_supports_everything(
         self, store: S3BlobStorage, s3_server: S3Server
     ) -> None:
         assert dict(probe(store).results) == dict.fromkeys(FALLBACKS, True)
 
     @pytest.mark.parametrize("name", [name for name in FALLBACKS if name != "stored_checksum"])
-    def test_each_guard_is_missed_alone(
+    def test_each_capability_is_missed_alone(
         self,
         store: S3BlobStorage,
         s3_server: S3Server,
@@ -70,20 +70,20 @@ class TestProbe:
         name: str,
     ) -> None:
         s3_server.ignore(name)
-        missed = {guard for guard, honoured in probe(store).results.items() if not honoured}
+        missed = {name for name, supported in probe(store).results.items() if not supported}
         # A checksum that was not checked when it was stored is worth nothing later.
         assert missed - {"stored_checksum"} == {name}
         assert ("stored_checksum" in missed) == (name == "checksum_sha256")
-        assert f"does not honour {name}: {FALLBACKS[name]}" in caplog.text
+        assert f"does not support {name}: {FALLBACKS[name]}" in caplog.text
 
-    def test_a_store_that_refuses_every_checksum_honours_none(
+    def test_a_store_that_refuses_every_checksum_supports_none(
         self, store: S3BlobStorage, s3_server: S3Server
     ) -> None:
         s3_server.ignore("checksums_rejected")
         found = probe(store)
         for name in ("checksum_sha256", "copy_checksum", "stored_checksum"):
-            assert not found.honours(name)
-        assert found.honours("content_md5")
+            assert not found.supports(name)
+        assert found.supports("content_md5")
 
     def test_leaves_nothing_behind(self, store: S3BlobStorage, s3_server: S3Server) -> None:
         s3_server.ignore(*IGNORABLE[-1])
@@ -95,33 +95,33 @@ class TestProbe:
         first = probe(store)
         s3_server.reset()
         assert probe(store) is first
-        guards.forget()
+        capabilities.forget()
         assert probe(store) == first
         assert s3_server.counts() == {}
-        assert probe(store, force=True).tried_at > first.tried_at
+        assert probe(store, force=True).probed_at > first.probed_at
         assert s3_server.counts()["PutObject"] > 5
 
-    def test_a_store_of_another_name_is_tried_by_itself(
+    def test_a_store_of_another_name_is_probed_by_itself(
         self, store: S3BlobStorage, s3_server: S3Server
     ) -> None:
         probe(store)
         s3_server.ignore("if_none_match")
         other = S3BlobStorage(**s3_server.storage_options(s3_server.new_bucket()))
-        assert not probe(other).honours("if_none_match")
-        assert probe(store).honours("if_none_match")
+        assert not probe(other).supports("if_none_match")
+        assert probe(store).supports("if_none_match")
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 0}', "{}"])
-    def test_a_file_that_says_nothing_is_made_anew(
+    def test_an_unreadable_file_is_written_again(
         self, store: S3BlobStorage, settings: Any, text: str
     ) -> None:
         first = probe(store)
         (path,) = Path(settings.CAS_STATE_DIR).iterdir()
         path.write_text(text)
-        guards.forget()
-        assert probe(store).tried_at > first.tried_at
+        capabilities.forget()
+        assert probe(store).probed_at > first.probed_at
         assert json.loads(path.read_text())["store"] == store.identity
 
-    def test_a_store_that_lets_nothing_be_tried_is_relied_on_for_nothing(
+    def test_where_nothing_may_be_probed_nothing_is_relied_on(
         self, store: S3BlobStorage, s3_server: S3Server, caplog: pytest.LogCaptureFixture
     ) -> None:
         s3_server.fault(
@@ -136,7 +136,7 @@ class TestProbe:
             probe(store)
         assert store.create(stage(store)) is Outcome.STORED
         assert "none is relied on" in caplog.text
-        assert guards.known(store) is None
+        assert capabilities.known(store) is None
 
     def test_a_store_that_is_down_is_not_judged(
         self, store: S3BlobStorage, s3_server: S3Server
@@ -144,14 +144,14 @@ class TestProbe:
         s3_server.fault("PutObject", "error", status=503, code="SlowDown", skip=2, times=-1)
         with pytest.raises(Unreachable):
             store.create(stage(store))
-        assert guards.known(store) is None
+        assert capabilities.known(store) is None
         s3_server.reset()
-        assert probe(store).honours("content_md5")
+        assert probe(store).supports("content_md5")
 
 
 @pytest.mark.parametrize("ignored", IGNORABLE, ids="+".join)
-class TestWithoutGuards:
-    """All that holds with guards holds without them."""
+class TestWithoutCapabilities:
+    """All that holds with capabilities holds without them."""
 
     @pytest.fixture(autouse=True)
     def _ignore(self, store: S3BlobStorage, s3_server: S3Server, ignored: tuple[str, ...]) -> None:
@@ -195,7 +195,7 @@ class TestWithoutGuards:
                 store.ingest("legacy/a")
             assert keys(store, "cas/") == []
 
-    def test_a_source_overwritten_behind_our_back(
+    def test_a_source_overwritten_meanwhile(
         self, store: S3BlobStorage, s3_server: S3Server, tmp_path: Path
     ) -> None:
         """Whatever comes of it, no object is other than its key says."""
