@@ -35,6 +35,6 @@ def test_a_migration_outlives_a_restart(tmp_path: Path) -> None:
         database.restart(down_seconds=1.0)
         assert process.wait() == 0, process.output
         # It was still at work when the database went away, and noticed.
-        assert "database error, attempt 1" in process.output
+        assert "the database does not answer (try 1)" in process.output
         assert installation.inspect()["whole"] == ROWS
         assert installation.inspect()["distinct"] == contents(ROWS)
