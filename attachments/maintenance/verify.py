@@ -201,7 +201,7 @@ def verify(options: VerifyOptions, output: Output) -> VerifySummary:
             summary.to_mend = run.query(rows.values_list("pk", flat=True).first)
         elif run.query(Attachment.objects.unmigrated().exists):
             summary.next_step = "manage.py migrate_to_cas --dry-run"
-        elif next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None:
+        elif _has_old_objects(store, run):
             summary.next_step = "manage.py cleanup_legacy_blobs --dry-run"
     return summary
 
@@ -273,13 +273,16 @@ def _survey(store: BlobStore, summary: VerifySummary, run: Run, *, repair: bool)
     run.query(partial(_enrol, enrolled))
     missing = summary.verdicts[Verdict.MISSING]
     # A repair is also for a store that has lost all blobs and still has the old objects.
-    expected = repair and next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None
-    if missing and not present and not expected:
+    if missing and not present and not (repair and _has_old_objects(store, run)):
         key = next(iter(summary.damaged)).key
         summary.damaged.clear()
         summary.verdicts.clear()
         summary.failures.clear()
         raise wrong_store(store, missing, key)
+
+
+def _has_old_objects(store: BlobStore, run: Run) -> bool:
+    return next(listed(store, LEGACY_PREFIX, run.cancel), None) is not None
 
 
 def _enrol(blobs: list[Verification]) -> None:
