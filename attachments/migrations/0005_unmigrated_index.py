@@ -2,7 +2,7 @@ from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import StateApps
 
-# The condition of `attachments.maintenance.rows.unmigrated`; the test beside that looks at the plans
+# The condition of `attachments.maintenance.migrate.unmigrated`; the test beside that looks at the plans
 # of its queries. When all is migrated the index is empty, and that is known without a look at the
 # rows. SQLite gets none: there REGEXP is a function of Django's, and a table with such an index could
 # no longer be written by any other program.

@@ -106,11 +106,11 @@ def test_a_migration_goes_on_with_everything_but_its_limit() -> None:
     given = "--bandwidth 20M --max-duration 8h --max-failures 3 --limit 100"
     ended = MigrationSummary(status=ExitStatus.LIMIT_REACHED)
     assert after("migrate_to_cas", given, ended) == (
-        "manage.py migrate_to_cas --max-failures 3 --bandwidth 20M --max-duration 8h"
+        "manage.py migrate_to_cas --bandwidth 20M --max-duration 8h --max-failures 3"
     )
     rehearsed = MigrationSummary(dry_run=True, status=ExitStatus.LIMIT_REACHED)
     assert after("migrate_to_cas", f"{given} --dry-run", rehearsed) == (
-        "manage.py migrate_to_cas --dry-run --max-failures 3 --bandwidth 20M"
+        "manage.py migrate_to_cas --dry-run --bandwidth 20M --max-failures 3"
     )
 
 
