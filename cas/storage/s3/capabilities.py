@@ -138,7 +138,7 @@ class CapabilityProbes:
 
     def _send(self, operation: str, name: str, **params: Any) -> Mapping[str, Any]:
         if operation in ("put_object", "copy_object"):
-            params |= self._bucket.extra
+            params = {**self._bucket.extra, **params}
         answer: Mapping[str, Any] = self._bucket.request(operation, self._key(name), **params)
         return answer
 

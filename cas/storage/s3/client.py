@@ -85,8 +85,9 @@ class Bucket:
         except StoreError as error:
             cause = error.__cause__
             if isinstance(cause, ClientError) and code_of(cause) in ("400", "403"):
-                with contextlib.suppress(Unreachable):
-                    self.request("get_object", key, Range="bytes=0-0")["Body"].close()
+                with s3_errors(key), contextlib.suppress(BotoCoreError):
+                    named = {"Bucket": self.name, "Key": key}
+                    self.client.get_object(**named, Range="bytes=0-0")["Body"].close()
             raise
         return self._describe(key, answer, int(answer["ContentLength"]))
 
