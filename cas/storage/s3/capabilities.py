@@ -11,8 +11,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from botocore.exceptions import ClientError
+
 from cas.storage.base import Denied, StoreError, Unreachable
-from cas.storage.s3.client import Bucket, Failed, to_base64
+from cas.storage.s3.client import Bucket, status_of, to_base64
 
 log = logging.getLogger(__name__)
 
@@ -128,17 +130,17 @@ class CapabilityProbes:
         """
         try:
             return self._send(operation, name, **params)
-        except Failed:
+        except StoreError as error:
+            cause = error.__cause__
             # A store that always fails internally at some header does not support it, either.
-            return None
-        except (Denied, Unreachable):
-            raise
-        except StoreError:
+            failed = isinstance(cause, ClientError) and status_of(cause) == 500
+            if isinstance(error, (Denied, Unreachable)) and not failed:
+                raise
             return None
 
     def _send(self, operation: str, name: str, **params: Any) -> Mapping[str, Any]:
         if operation in ("put_object", "copy_object"):
-            params |= self._bucket.extra
+            params = {**self._bucket.extra, **params}
         answer: Mapping[str, Any] = self._bucket.request(operation, self._key(name), **params)
         return answer
 

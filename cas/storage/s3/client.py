@@ -85,8 +85,9 @@ class Bucket:
         except StoreError as error:
             cause = error.__cause__
             if isinstance(cause, ClientError) and code_of(cause) in ("400", "403"):
-                with contextlib.suppress(Unreachable):
-                    self.request("get_object", key, Range="bytes=0-0")["Body"].close()
+                with s3_errors(key), contextlib.suppress(BotoCoreError):
+                    named = {"Bucket": self.name, "Key": key}
+                    self.client.get_object(**named, Range="bytes=0-0")["Body"].close()
             raise
         return self._describe(key, answer, int(answer["ContentLength"]))
 
@@ -252,10 +253,6 @@ class Conflict(Unreachable):
     """Another write of the same key was under way. Worth an immediate retry."""
 
 
-class Failed(Unreachable):
-    """The store had an internal error (status 500)."""
-
-
 class Resent(Changed):
     """Refused, perhaps because an earlier sending of the same request was carried out."""
 
@@ -363,12 +360,9 @@ def s3_errors(key: str = "") -> Iterator[None]:
 def translate(error: Exception, key: str) -> StoreError:
     """The StoreError that an exception of botocore's amounts to."""
     if isinstance(error, ClientError):
-        status = _status_of(error)
-        meant = meaning(code_of(error), status)
+        meant = meaning(code_of(error), status_of(error))
         if meant is Changed and error.response.get("ResponseMetadata", {}).get("RetryAttempts"):
             meant = Resent
-        if meant is Unreachable and status == 500:
-            meant = Failed
         cure = _cure(error)
         return meant(f"{error}. {cure}" if cure else str(error), key=key)
     kind = next((kind for errors, kind in _EXCEPTIONS if isinstance(error, errors)), StoreError)
@@ -386,7 +380,7 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _status_of(error: ClientError) -> int:
+def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
@@ -450,7 +444,7 @@ MOST_SKEW: Final = timedelta(minutes=10)
 
 def _cure(error: ClientError) -> str:
     """What an operator can do about a refusal; empty where that is not known."""
-    code, status = code_of(error), _status_of(error)
+    code, status = code_of(error), status_of(error)
     skew = clock_ahead(error.response) or timedelta()
     if code == "RequestTimeTooSkewed" or (status == 403 and abs(skew) > MOST_SKEW):
         way = "behind" if skew > timedelta() else "ahead of"
