@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from django.db import connection
 
 from attachments import references
 from attachments.locks import _lock_number
+from attachments.maintenance.database import run_lock
+from attachments.maintenance.run import ExitStatus
 from attachments.models import Attachment
 from attachments.object_keys import KeyKind
 from attachments.tests.legacy import on_disk, put, run, summary_of
+from attachments.tests.test_database import elsewhere
 from attachments.timestamps import create_with_times
 from cas.digest import Digest
 from cas.storage.base import BlobStore
+from parts.legacy_import.run import IMPORT
 from parts.legacy_import.source_rows import SourceRows
 from parts.models import Part, SourceRow
 from parts.tests.older import (
@@ -171,6 +176,43 @@ def test_nobody_is_asked_and_so_nothing_is_retired(store: BlobStore, tmp_path: P
         status, output = run("import_legacy", *options)
         assert status == 4, output
     assert not SourceRow.objects.exclude(released_at=None).exists()
+
+
+@on_disk
+@pytest.mark.parametrize("options", [("--retire", "older"), ("--forget", "object_size")])
+def test_nothing_is_let_go_of_during_an_import(
+    store: BlobStore, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    one_refused(store, tmp_path)
+    with run_lock(IMPORT):
+        status, summary = elsewhere(lambda: legacy(*options))
+    assert status == ExitStatus.LOCKED
+    assert (summary["status"], summary["rows_released"]) == ("locked", 0)
+    assert summary["next"].startswith("Wait until the other run has ended, then: ")
+    assert not SourceRow.objects.exclude(released_at=None).exists()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@on_disk
+@pytest.mark.parametrize("options", [("--retire", "older"), ("--forget", "object_size")])
+def test_what_is_declined_is_not_counted(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    one_refused(store, tmp_path)
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+    report = tmp_path / "report.jsonl"
+    status, output = run("import_legacy", "--json", "--report", str(report), *options)
+    summary = summary_of(output[output.index("go ahead: ") + len("go ahead: ") :])
+    assert (status, summary["reason"]) == (4, "not confirmed; nothing was done")
+    counts = {name: summary[name] for name in ("rows_released", "objects_released", "bytes")}
+    assert set(counts.values()) == {0}
+    assert report.read_text() == ""
+    status, output = run("import_legacy", "--dry-run", *options)
+    assert "rows to be released  " in output
 
 
 @on_disk
