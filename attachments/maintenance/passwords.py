@@ -10,6 +10,16 @@ SECRET_PARAMETERS: Final = {"password", "sslpassword"}
 
 # An unencoded password may itself have "@", "/" and ":" in it: up to the last "@" of the word.
 _IN_URL: Final = re.compile(r"(?<=://)([^\s:/@?#]*):[^\s'\"]*@")
+# One that has a space or a quote in it ends at the last "@" before the next URL or line.
+_RAW_IN_URL: Final = re.compile(
+    r"(?<=://)([^\s:/@?#\[]*):(?!\d{1,5}(?:[/?#\s'\"]|$))(?:(?!://)[^\r\n])*@"
+)
+# In JSON or a dict's text, which may itself be in JSON, quotes escaped.
+_IN_MAPPING: Final = re.compile(
+    r"""((\\*['"])(?:ssl)?password\2\s*:\s*)"""
+    r"""(?:(\\*['"])(?:(?!\3)(?:\\.|[^\\])|\\(?!\3))*(?:\3|$)|[^\s,}]+)""",
+    re.I,
+)
 # A password with "@" in it, unencoded, is for libpq half a host's name, which errors repeat.
 _IN_HOST: Final = re.compile(r"(host(?: name)? ['\"])[^'\"]*@")
 _QUERY: Final = re.compile(r"\?([^\s?'\"]+)")
@@ -23,7 +33,8 @@ def without_passwords(text: str) -> str:
 
     A URL that had one can still be used: the password is then taken from where libpq looks.
     """
-    text = _IN_HOST.sub(r"\1", _IN_URL.sub(r"\1@", text))
+    text = _RAW_IN_URL.sub(r"\1@", _IN_URL.sub(r"\1@", text))
+    text = _IN_MAPPING.sub(r"\1\2***\2", _IN_HOST.sub(r"\1", text))
     return _KEYWORD.sub("", _QUERY.sub(_without_secrets, text))
 
 
