@@ -26,7 +26,10 @@ class Report:
             self._file = path.open("a", encoding="utf-8") if path else None
         except OSError as error:
             raise Halt(
-                ExitStatus.REFUSED, f"the report cannot be opened: {error}", first=WRITABLE
+                ExitStatus.REFUSED,
+                f"the report cannot be opened: {error}",
+                first=WRITABLE,
+                changed={"report": "FILE"},
             ) from error
 
     def write(self, record: dict[str, Any]) -> None:

@@ -17,13 +17,17 @@ from cas.digest import Digest
 
 
 class StoreError(Exception):
-    """A store operation failed. `key` is the object it was about, where there is one."""
+    """A store operation failed. `key` is the object it was about, where there is one.
+
+    `cure` is what a person can do about it, where that is known; the message has it too.
+    """
 
     code = "store_error"
 
-    def __init__(self, message: str, *, key: str = "") -> None:
+    def __init__(self, message: str, *, key: str = "", cure: str = "") -> None:
         super().__init__(message)
         self.key = key
+        self.cure = cure
 
 
 class Absent(StoreError):

@@ -75,7 +75,7 @@ def store_error(error: OSError, key: str = "") -> StoreError:
     message = error.strerror or str(error)
     if cure := _CURES.get(number):
         message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
-    return _MEANING.get(number, StoreError)(message, key=key)
+    return _MEANING.get(number, StoreError)(message, key=key, cure=cure or "")
 
 
 class OpenBlob(io.FileIO):

@@ -37,6 +37,14 @@ WHERE NOT EXISTS (SELECT 1 FROM known WHERE kind = '{table}' AND id = {table}.ma
 LIMIT 1
 """
 
+UNREADABLE: Final = """
+SELECT map_id FROM {table}
+WHERE fault = 'malformed' AND NOT EXISTS (
+    SELECT 1 FROM known
+    WHERE kind = '{table}' AND id = {table}.map_id AND released = 'forgotten')
+LIMIT 1
+"""
+
 Confirm = Callable[[str], None]
 """Asks a person; raises Halt unless they agree."""
 
@@ -151,7 +159,7 @@ def _chosen(rows: QuerySet[SourceRow], name: str) -> QuerySet[SourceRow]:
 def _check_all_read(
     database: sqlite3.Connection, release: Release, opening: Opening, run: Run
 ) -> None:
-    """Raises Halt if the source has rows that no import has read."""
+    """Raises Halt if the source has rows that no import has read, or could."""
     with opening as source:
         reader = Reader(database, source, release.without, run)
         reader.read()
@@ -164,6 +172,13 @@ def _check_all_read(
                 ExitStatus.REFUSED,
                 f"the source has rows that were never read, among them the {table} "
                 f"{found['map_id']}. Import it again first",
+            )
+        if found := database.execute(UNREADABLE.format(table=table)).fetchone():
+            its = Table.PARTS if table == "part" else reader.shape.attachments
+            raise Halt(
+                ExitStatus.REFUSED,
+                f"the source has lines that cannot be read, among them {its}/{found['map_id']}",
+                first="Mend such lines and import the source again, or forget them by name",
             )
 
 

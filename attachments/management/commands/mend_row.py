@@ -11,6 +11,7 @@ from attachments.maintenance.command import MaintenanceCommand, add_asking, add_
 from attachments.maintenance.frame import Output
 from attachments.maintenance.mend import Mend, MendOptions, MendSummary, mend
 from attachments.maintenance.run import ExitStatus
+from cas.digest import is_cas_key
 
 QUESTIONS = {
     Mend.ACCEPT_SIZE: "Row {row} says {row_bytes} bytes and will say {object_bytes}.",
@@ -69,6 +70,13 @@ class Command(MaintenanceCommand):
             return self.again(options, dry_run=None)
         if summary.fault == "size_mismatch":
             return self.again(options, accept_size=True)
+        if summary.fault == "unknown_key":
+            return self.again(options, point_at="KEY")
+        if summary.fault in ("absent", "corrupt"):
+            replace = self.again(options, replace_with="FILE")
+            if is_cas_key(summary.key):
+                return f"manage.py verify_cas --repair; if it restores nothing: {replace}"
+            return replace
         if summary.fault:
             return "choose a cure from docs/howto/bad-rows.md"
         return "manage.py migration_status"

@@ -151,7 +151,7 @@ def translate(error: Exception, key: str) -> StoreError:
         if meant is Changed and error.response.get("ResponseMetadata", {}).get("RetryAttempts"):
             meant = Resent
         cure = _cure(error)
-        return meant(f"{error}. {cure}" if cure else str(error), key=key)
+        return meant(f"{error}. {cure}" if cure else str(error), key=key, cure=cure)
     kind: type[StoreError] = StoreError
     if isinstance(error, _CREDENTIALS):
         kind = Denied
@@ -231,7 +231,8 @@ def _cure(error: ClientError) -> str:
 
 def bucket_missing(name: str) -> Denied:
     """What is said where only a status tells that there is no bucket."""
-    return Denied(f"there is no bucket {name}. {_CURES['NoSuchBucket']}")
+    cure = _CURES["NoSuchBucket"]
+    return Denied(f"there is no bucket {name}. {cure}", cure=cure)
 
 
 def _headers(error: ClientError) -> Mapping[str, str]:
