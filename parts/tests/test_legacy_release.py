@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -480,6 +481,8 @@ def test_a_line_that_cannot_be_read_holds_the_objects_it_names(
         file.write('{"id": 61, "part_id": 1, "s3_key": "parts/9/attachments/our plan.pdf", \n')
     status, summary = legacy("--dump", str(directory))
     assert (status, summary["failures"]) == (3, {"malformed": 2})
+    held = summary_of(run("migration_status", "--json")[1])["holds"]
+    assert held["older refused malformed"] == 2
     assert legacy("--retire", "older")[0] == 0
     clean(settings)
     grace = ("--grace", "0s", "--max-delete-percent", "100")
@@ -500,3 +503,27 @@ def test_a_table_with_too_few_fields_in_a_line_holds_what_it_names(
     status, summary = legacy("--dump", str(directory))
     assert (status, summary["failures"]) == (3, {"malformed": 1})
     assert references.named([key], KeyKind.HOLD) == {key}
+
+
+@on_disk
+def test_lines_that_cannot_be_read_keep_a_source_from_retirement(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    directory = dump(tmp_path / "dump", {"parts": parts, "part_attachments": files})
+    with (directory / "part_attachments.jsonl").open("a") as file:
+        file.write('{"id": 60, \n{"id": 61, \n')
+    report = tmp_path / "report.jsonl"
+    dumped = ("--dump", str(directory))
+    assert legacy(*dumped, "--report", str(report))[0] == 3
+    records = [json.loads(line) for line in report.read_text().splitlines()]
+    names = [one["forget_as"] for one in records if one["error_class"] == "malformed"]
+    assert len(set(names)) == 2
+
+    for name in names:
+        status, summary = legacy("--retire", "older", *dumped)
+        assert status == 4
+        assert "cannot be read" in summary["reason"]
+        assert name in summary["reason"]
+        assert legacy("--forget", name)[0] == 0
+    assert legacy("--retire", "older", *dumped)[0] == 0
