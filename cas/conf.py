@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -122,11 +123,20 @@ def _is_origin(text: str) -> bool:
     return _is_url(text) and not urlsplit(text).path and "@" not in text
 
 
+def follows_a_pattern(key: str) -> bool:
+    """Whether a key repeats a shorter string, or is little more than consecutive characters."""
+    repeated = any(key.startswith(key[length:]) for length in range(1, len(key) // 2 + 1))
+    steps = [ord(after) - ord(before) for before, after in pairwise(key)]
+    consecutive = max(steps.count(1), steps.count(-1)) if steps else 0
+    return repeated or consecutive * 10 > len(steps) * 9
+
+
 def _is_guessable(key: str) -> bool:
     """Whether a signing key is short or uniform, or a placeholder."""
     return bool(
         len(key) < 32
         or len(set(key)) < MINIMUM_DISTINCT
+        or follows_a_pattern(key)
         or re.match(r"(django-)?insecure|change-?me", key, re.IGNORECASE)
     )
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from cas.conf import DIRECTORY, Setting
+from cas.conf import DIRECTORY, Setting, follows_a_pattern
 
 PREFIXES: Final = ("INVENTORY_", "CAS_")
 """Variables that start so are ours alone: an unknown one is a misspelt one."""
@@ -95,6 +95,7 @@ def is_weak(key: str) -> bool:
     return (
         len(key) < MINIMUM_KEY_LENGTH
         or len(set(key)) < MINIMUM_DISTINCT
+        or follows_a_pattern(key)
         or key.startswith(("django-insecure-", "insecure"))
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -82,7 +83,13 @@ class MaintenanceCommand(BaseCommand):
             summary = _ended(RunAborted(ExitStatus.INTERRUPTED, "SIGINT, before the run"))
         except UNAVAILABLE as error:
             summary = _ended(abort_for(error))
-        self.print_summary(summary, self.next_line(summary, options), as_json=options["json"])
+        try:
+            self.print_summary(summary, self.next_line(summary, options), as_json=options["json"])
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output wants no more of it. Python flushes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(int(summary.status) or 1) from None
         if summary.status is not ExitStatus.DONE:
             raise SystemExit(int(summary.status))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.db import transaction
 
@@ -27,6 +27,10 @@ from cas.storage import attachment_store
 from cas.storage.base import Absent, BlobStore, Changed, Corrupt, Staged
 
 logger = logging.getLogger(__name__)
+
+ANOTHER_KEY: Final = {"point_at": "KEY"}
+ANOTHER_FILE: Final = {"replace_with": "FILE"}
+"""What is to be typed in place of a value that was refused."""
 
 
 class Mend(StrEnum):
@@ -159,13 +163,14 @@ def _point_at(
             ExitStatus.REFUSED,
             f"{target} is neither below {LEGACY_PREFIX} nor cas/<digest>",
             first="Choose a key of an object that the store lists",
+            changed=ANOTHER_KEY,
         )
     try:
         digest, stat = Retry(run.cancel, store).call(partial(store.digest_of, target))
     except (Absent, Corrupt) as error:
-        raise _unusable(target, str(error)) from error
+        raise _unusable(target, str(error), ANOTHER_KEY) from error
     if is_cas_key(target) and digest.key != target:
-        raise _unusable(target, "its bytes do not hash to it")
+        raise _unusable(target, "its bytes do not hash to it", ANOTHER_KEY)
     if summary.dry_run:
         return
     if is_cas_key(target):
@@ -180,7 +185,8 @@ def _replace(store: BlobStore, row: Attachment, file: Path, summary: MendSummary
     with _staged(store, file) as upload:
         wanted = row.attachment_type if row.is_file else Attachment.Kind.IMAGE
         if upload.kind != wanted:
-            raise _unusable(str(file), f"it is of the kind {upload.kind}, the row of {wanted}")
+            why = f"it is of the kind {upload.kind}, the row of {wanted}"
+            raise _unusable(str(file), why, ANOTHER_FILE)
         if not summary.dry_run:
             _done(references.replace(row.pk, summary.key, upload), summary)
 
@@ -193,7 +199,7 @@ def _staged(store: BlobStore, file: Path) -> Iterator[StagedUpload]:
     try:
         source = file.open("rb")
     except OSError as error:
-        raise _unusable(str(file), error.strerror or str(error)) from error
+        raise _unusable(str(file), error.strerror or str(error), ANOTHER_FILE) from error
     try:
         with source, path.open("xb") as sink:
             while chunk := source.read(CHUNK):
@@ -204,7 +210,7 @@ def _staged(store: BlobStore, file: Path) -> Iterator[StagedUpload]:
             try:
                 yield stage(ReceivedFile(again, file.name, staged, None))
             except UploadRefused as refusal:
-                raise _unusable(str(file), str(refusal)) from refusal
+                raise _unusable(str(file), str(refusal), ANOTHER_FILE) from refusal
     finally:
         path.unlink(missing_ok=True)
 
@@ -233,7 +239,10 @@ def _does_not_fit(summary: MendSummary) -> RunAborted:
     )
 
 
-def _unusable(what: str, why: str) -> RunAborted:
+def _unusable(what: str, why: str, changed: dict[str, str]) -> RunAborted:
     return RunAborted(
-        ExitStatus.REFUSED, f"{what} cannot be used: {why}", first="Choose another key or file"
+        ExitStatus.REFUSED,
+        f"{what} cannot be used: {why}",
+        first="Choose another key or file",
+        changed=changed,
     )

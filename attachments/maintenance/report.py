@@ -292,7 +292,10 @@ class Report:
             self._file = path.open("a", encoding="utf-8") if path else None
         except OSError as error:
             raise RunAborted(
-                ExitStatus.REFUSED, f"the report cannot be opened: {error}", first=WRITABLE
+                ExitStatus.REFUSED,
+                f"the report cannot be opened: {error}",
+                first=WRITABLE,
+                changed={"report": "FILE"},
             ) from error
 
     def write(self, record: dict[str, Any]) -> None:
@@ -320,6 +323,16 @@ SECRET_PARAMETERS: Final = {"password", "sslpassword"}
 
 # An unencoded password may itself have "@", "/" and ":" in it: up to the last "@" of the word.
 _IN_URL: Final = re.compile(r"(?<=://)([^\s:/@?#]*):[^\s'\"]*@")
+# One that has a space or a quote in it ends at the last "@" before the next URL or line.
+_RAW_IN_URL: Final = re.compile(
+    r"(?<=://)([^\s:/@?#\[]*):(?!\d{1,5}(?:[/?#\s'\"]|$))(?:(?!://)[^\r\n])*@"
+)
+# In JSON or a dict's text, which may itself be in JSON, quotes escaped.
+_IN_MAPPING: Final = re.compile(
+    r"""((\\*['"])(?:ssl)?password\2\s*:\s*)"""
+    r"""(?:(\\*['"])(?:(?!\3)(?:\\.|[^\\])|\\(?!\3))*(?:\3|$)|[^\s,}]+)""",
+    re.I,
+)
 # A password with "@" in it, unencoded, is for libpq half a host's name, which errors repeat.
 _IN_HOST: Final = re.compile(r"(host(?: name)? ['\"])[^'\"]*@")
 _QUERY: Final = re.compile(r"\?([^\s?'\"]+)")
@@ -333,7 +346,8 @@ def without_passwords(text: str) -> str:
 
     A URL that had one can still be used: libpq then takes the password from PGPASSWORD or a file.
     """
-    text = _IN_HOST.sub(r"\1", _IN_URL.sub(r"\1@", text))
+    text = _RAW_IN_URL.sub(r"\1@", _IN_URL.sub(r"\1@", text))
+    text = _IN_MAPPING.sub(r"\1\2***\2", _IN_HOST.sub(r"\1", text))
     return _KEYWORD.sub("", _QUERY.sub(_without_secrets, text))
 
 

@@ -172,16 +172,17 @@ class Retry:
 
     def _store_failed(self, error: Exception) -> None:
         if isinstance(error, Denied):
+            cure = "" if error.cure else ". Check the credentials and their rights"
             raise RunAborted(
                 ExitStatus.UNAVAILABLE,
-                f"the store denies access: {error}. Check the credentials and their rights",
-                first="Give the store's credentials the rights they need",
+                f"the store denies access: {error}{cure}",
+                first=error.cure or "Give the store's credentials the rights they need",
             ) from error
         if isinstance(error, StoreFull):
             raise RunAborted(
                 ExitStatus.UNAVAILABLE,
                 f"the store is full: {error}",
-                first="Make room in the store",
+                first=error.cure or "Make room in the store",
             ) from error
         if isinstance(error, Unreachable):
             self._unanswered(error)

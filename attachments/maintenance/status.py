@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 from django.db.models import Count, Max, Q, Sum
 
 from attachments.locks import LEGACY_LAYOUT, runs_holding
-from attachments.maintenance.listing import Entry, survey, wrong_store
+from attachments.maintenance.listing import ROWS_AT_A_TIME, Entry, survey, wrong_store
 from attachments.maintenance.report import RunSummary
 from attachments.maintenance.runner import CancelToken, Output, Run, maintenance_run
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind
 from attachments.references import key_columns
-from cas.digest import CAS_KEY, CAS_PREFIX
+from cas.digest import CAS_KEY, CAS_PREFIX, is_cas_key
 from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore
 
-FAULTS: Final = ("missing", "wrong_size")
+FAULTS: Final = {"missing": "absent", "wrong_size": "size_mismatch"}
+"""What the summary counts, and what reports and `mend_row` call the fault of a row."""
+
+IN_CAS: Final = Q(s3_key__regex=CAS_KEY)
+# The prefix alone is not enough: SQLite's LIKE takes PARTS/ for parts/.
+LEGACY: Final = Q(s3_key__regex=rf"\A{LEGACY_PREFIX}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +93,17 @@ class StatusSummary(RunSummary):
 
 
 def migration_status() -> MigrationStatus:
-    in_cas = Q(s3_key__regex=CAS_KEY)
-    # The prefix alone is not enough: SQLite's LIKE takes PARTS/ for parts/.
-    legacy = Q(s3_key__regex=rf"\A{LEGACY_PREFIX}")
     rows = Attachment.objects.order_by()
     counted = rows.aggregate(
         links=Count("pk", filter=Q(s3_key__isnull=True)),
         files=Count("pk", filter=Q(s3_key__isnull=False)),
-        migrated=Count("pk", filter=in_cas),
-        legacy=Count("pk", filter=legacy),
+        migrated=Count("pk", filter=IN_CAS),
+        legacy=Count("pk", filter=LEGACY),
         bytes=Sum("file_size"),
-        migrated_bytes=Sum("file_size", filter=in_cas),
+        migrated_bytes=Sum("file_size", filter=IN_CAS),
     )
     blobs = (
-        rows.filter(in_cas)
+        rows.filter(IN_CAS)
         .values("s3_key")
         .annotate(size=Max("file_size"))
         .aggregate(count=Count("s3_key"), bytes=Sum("size"))
@@ -153,6 +156,9 @@ def _check_objects(
 ) -> None:
     for entry in run.watch("checked", _both_layouts(store, run.cancel)):
         summary.checked += 1
+        if entry.key.startswith(CAS_PREFIX) and not is_cas_key(entry.key):
+            # A row with such a key is among those of `_unknown_keys`.
+            continue
         summary.referenced += entry.referenced
         if not (entry.missing or entry.wrong_size):
             continue
@@ -161,7 +167,7 @@ def _check_objects(
         summary.fail(fault, f"{fault.replace('_', ' ')}: {entry.key}, row {entry.row}")
         if not entry.key.startswith(CAS_PREFIX):
             summary.to_mend = summary.to_mend or entry.row
-        run.report.write({"key": entry.key, "fault": fault, "row": entry.row})
+        run.report.write({"key": entry.key, "fault": FAULTS[fault], "row": entry.row})
     missing = summary.failures["missing"]
     if missing and missing == summary.referenced and not right_store:
         # All of them, and so nothing is said of each.
@@ -169,6 +175,21 @@ def _check_objects(
         key = summary.samples[0].partition(": ")[2].partition(",")[0]
         summary.samples.clear()
         raise wrong_store(store, missing, key)
+    for row, key in _unknown_keys(run):
+        summary.fail("unknown_key", f"unknown key: {key}, row {row}")
+        summary.to_mend = summary.to_mend or row
+        run.report.write({"key": key, "fault": "unknown_key", "row": row})
+
+
+def _unknown_keys(run: Run) -> Iterator[tuple[int, str]]:
+    """Rows with a key of neither layout, which no listing below a prefix shows all of."""
+    rows = Attachment.objects.exclude(s3_key=None).exclude(IN_CAS | LEGACY).order_by("pk")
+    named = rows.values_list("pk", "s3_key")
+    last = 0
+    portion: list[tuple[int, str]]
+    while portion := run.query(partial(list, named.filter(pk__gt=last)[:ROWS_AT_A_TIME])):
+        yield from portion
+        last = portion[-1][0]
 
 
 def _both_layouts(store: BlobStore, cancel: CancelToken) -> Iterator[Entry]:

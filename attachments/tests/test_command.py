@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from io import StringIO
@@ -322,3 +324,17 @@ def test_a_migration_and_a_cleanup_keep_each_other_away(
     assert summary_of(output)["next"] == (
         f"Wait until the other run has ended, then: manage.py {name} --json"
     )
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "manage.py", "verify_cas"],
+        env={**os.environ, "INVENTORY_DATA_DIR": str(tmp_path)},
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert "BrokenPipeError" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (1, 5)

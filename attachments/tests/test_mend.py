@@ -74,7 +74,9 @@ def test_an_unknown_key_is_pointed_at_an_object(
     assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
     target = Digest.of(b"content").key if migrated else sound.s3_key or ""
     row = make_row(part, "uploads/old name.pdf", 3)
-    assert mend(row)[1]["fault"] == "unknown_key"
+    shown = mend(row)[1]
+    assert shown["fault"] == "unknown_key"
+    assert "--point-at KEY" in shown["next"]
     status, _ = mend(row, "--point-at", target)
     assert (status, row.s3_key, row.file_size) == (0, target, 7)
 
@@ -87,6 +89,7 @@ def test_a_row_is_not_pointed_at_nothing(store: BlobStore, part: Part, target: s
     status, summary = mend(row, "--point-at", target)
     assert (status, row.s3_key) == (ExitStatus.REFUSED, "uploads/a.pdf")
     assert summary["next"].startswith("Choose ")
+    assert "--point-at KEY" in summary["next"]
 
 
 @on_disk

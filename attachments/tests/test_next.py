@@ -5,7 +5,9 @@ What was just refused is never repeated as it was, and following the lines never
 
 from __future__ import annotations
 
+import errno
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +19,14 @@ from attachments.maintenance.migrate import MigrationSummary
 from attachments.maintenance.report import RunSummary
 from attachments.maintenance.status import MigrationStatus, StatusSummary
 from attachments.maintenance.verify import Verdict, Verified, VerifySummary
+from attachments.tests.legacy import run
 from attachments.tests.test_command import command_called, parsed
 from cas.digest import Digest
 from cas.exit_status import ExitStatus, RunAborted
+from cas.storage.base import StoreError
+from cas.storage.base import store_error as disk_error
+from cas.storage.s3.client import bucket_missing
+from parts.legacy_import.summary import ImportSummary
 
 S = ExitStatus
 GIVEN = {
@@ -53,6 +60,29 @@ def test_after_a_refusal_something_is_to_be_done_first(name: str, status: ExitSt
         assert first
         assert then
         assert command == f"manage.py {name} {given}".strip()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        disk_error(OSError(errno.EROFS, "Read-only file system"), "k"),
+        disk_error(OSError(errno.ENOSPC, "No space left on device"), "k"),
+        bucket_missing("b"),
+    ],
+)
+def test_the_cure_that_an_error_names_is_the_one_told(error: StoreError) -> None:
+    with pytest.raises(RunAborted) as end:
+        Retry(CancelToken()).failed(error)
+    assert end.value.first == error.cure
+    assert error.cure in str(end.value)
+    assert "credentials" not in str(end.value)
+
+
+def test_a_report_that_cannot_be_opened_is_not_repeated(tmp_path: Path) -> None:
+    refused = tmp_path / "none" / "report"
+    status, output = run("migration_status", "--report", str(refused))
+    assert status == S.REFUSED
+    assert "then: manage.py migration_status --report FILE" in output
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -145,7 +175,22 @@ ENDS: list[tuple[str, str, RunSummary, str | None]] = [
     ("collect_garbage", "", CollectSummary(status=S.INTERRUPTED), COLLECT),
     ("mend_row", "7", MendSummary(), STATUS),
     ("mend_row", "7", MendSummary(fault="size_mismatch"), "manage.py mend_row 7 --accept-size"),
-    ("mend_row", "7", MendSummary(fault="absent"), "choose a cure from docs/howto/bad-rows.md"),
+    ("mend_row", "7", MendSummary(fault="absent"), f"{MEND} 7 --replace-with FILE"),
+    ("mend_row", "7", MendSummary(fault="unknown_key"), f"{MEND} 7 --point-at KEY"),
+    (
+        "mend_row", "7", MendSummary(fault="corrupt", key=Digest.of(b"x").key),
+        f"{VERIFY} --repair; if it restores nothing: {MEND} 7 --replace-with FILE",
+    ),
+    (
+        "import_legacy", "--dump d --dry-run", ImportSummary(status=S.ITEMS_FAILED, dry_run=True),
+        "Mend the rows in the report, or import the others (docs/howto/adopt.md), then: "
+        "manage.py import_legacy --dump d",
+    ),
+    (
+        "import_legacy", "--dump d", ImportSummary(status=S.ITEMS_FAILED),
+        "Mend or forget the rows in the report (docs/howto/adopt.md), then: "
+        f"{MIGRATE} --dry-run",
+    ),
     (
         "mend_row", "7 --delete-row --dry-run",
         MendSummary(dry_run=True, fault="absent", mend=Mend.DELETE), f"{MEND} 7 --delete-row",

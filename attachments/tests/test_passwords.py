@@ -53,6 +53,31 @@ def test_the_drivers_words_have_none(form: str) -> None:
     assert not is_told(without_passwords(str(refused.value)))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://older:a {SECRET}@127.0.0.1:1/parts",
+        f"postgresql://older:a'{SECRET}@127.0.0.1:1/parts",
+        f'postgresql://older:a" {SECRET}@127.0.0.1:1/parts',
+        f"{{'host': '127.0.0.1', 'password': 'a {SECRET}', 'port': 1}}",
+        f"{{'host': '127.0.0.1', 'password': \"it's {SECRET}\"}}",
+        json.dumps({"password": f'a" {SECRET}', "host": "127.0.0.1"}),
+        json.dumps({"error": json.dumps({"host": "127.0.0.1", "sslpassword": SECRET})}),
+    ],
+)
+def test_text_that_no_driver_would_take_has_none(text: str) -> None:
+    shown = without_passwords(f"failed: {text} is refused")
+    assert SECRET not in shown
+    assert "127.0.0.1" in shown
+    if text.startswith('{"'):
+        json.loads(without_passwords(text))
+
+
+def test_a_port_is_no_password() -> None:
+    for text in ("http://127.0.0.1:9000/b and me@x.org", "http://[::1]:9000 and me@x.org"):
+        assert without_passwords(text) == text
+
+
 def test_a_url_can_still_be_used() -> None:
     url = "postgresql://older:secret@[::1]:5433/parts?sslmode=require&password=x&user=me"
     assert without_passwords(url) == "postgresql://older@[::1]:5433/parts?sslmode=require&user=me"

@@ -73,6 +73,21 @@ def test_what_a_repair_cannot_bring_back_is_not_sent_there(store: BlobStore, par
 
 
 @on_disk
+def test_rows_with_a_key_of_neither_layout_are_listed(
+    store: BlobStore, part: Part, tmp_path: Path
+) -> None:
+    make_legacy(store, part, b"there")
+    odd = [make_row(part, key, 1) for key in ("uploads/a.pdf", "cas/nothex", "PARTS/a.pdf")]
+    report = tmp_path / "report.jsonl"
+    status, figures = status_of("--check-objects", "--report", str(report))
+    assert (status, figures["failures"]) == (ExitStatus.DAMAGE_FOUND, {"unknown_key": 3})
+    assert [json.loads(line) for line in report.read_text().splitlines()] == [
+        {"key": row.s3_key, "fault": "unknown_key", "row": row.pk} for row in odd
+    ]
+    assert figures["next"] == f"manage.py mend_row {odd[0].pk}"
+
+
+@on_disk
 def test_an_empty_table(store: BlobStore) -> None:
     assert status_of()[1]["dedup_ratio"] == 1.0
 
@@ -87,8 +102,8 @@ def test_objects_are_checked_on_request(store: BlobStore, part: Part, tmp_path: 
     status, figures = status_of("--check-objects", "--report", str(report))
     assert status == ExitStatus.DAMAGE_FOUND
     assert [json.loads(line) for line in report.read_text().splitlines()] == [
-        {"key": wrong.s3_key, "fault": "wrong_size", "row": row.pk},
-        {"key": lost.s3_key, "fault": "missing", "row": lost.pk},
+        {"key": wrong.s3_key, "fault": "size_mismatch", "row": row.pk},
+        {"key": lost.s3_key, "fault": "absent", "row": lost.pk},
     ]
     assert (figures["missing"], figures["wrong_size"]) == (1, 1)
     assert figures["samples"] == [

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """A store operation failed. `key` is the object it was about, where there is one."""
+    """A store operation failed. `key` is the object it was about, where there is one.
+
+    `cure` is what a person can do about it, where that is known; the message has it too.
+    """
 
     code = "store_error"
 
-    def __init__(self, message: str, *, key: str = "") -> None:
+    def __init__(self, message: str, *, key: str = "", cure: str = "") -> None:
         super().__init__(message)
         self.key = key
+        self.cure = cure
 
 
 class Absent(StoreError):
@@ -129,7 +133,7 @@ def store_error(error: OSError, key: str = "") -> StoreError:
     message = error.strerror or str(error)
     if cure := _FILE_CURES.get(number):
         message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
-    return _FILE_ERRORS.get(number, StoreError)(message, key=key)
+    return _FILE_ERRORS.get(number, StoreError)(message, key=key, cure=cure or "")
 
 
 class Outcome(StrEnum):

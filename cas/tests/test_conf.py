@@ -25,6 +25,8 @@ def test_the_defaults_are_good() -> None:
         ("CAS_SIGNED_URLS", True, "cas.E002"),
         ("CAS_URL_SIGNING_KEYS", ["short"], "cas.E003"),
         ("CAS_URL_SIGNING_KEYS", ["ab" * 30], "cas.E003"),
+        ("CAS_URL_SIGNING_KEYS", ["0123456789abcdef" * 2], "cas.E003"),
+        ("CAS_URL_SIGNING_KEYS", ["abcdefghijklmnopqrstuvwxyz0123456789"], "cas.E003"),
         ("CAS_URL_SIGNING_KEYS", ["insecure-" + "0123456789" * 4], "cas.E003"),
         ("CAS_DELIVERY", "pigeon", "cas.E004"),
         ("CAS_THUMBNAIL_SIZES", [150, 2000], "cas.E005"),

@@ -89,6 +89,7 @@ def test_a_development_key_is_made_once_and_is_private(tmp_path: Path) -> None:
         ({"SECRET_KEY": ""}, ["SECRET_KEY is missing"]),
         ({"SECRET_KEY": "short"}, ["SECRET_KEY is easily guessed"]),
         ({"SECRET_KEY": "a" * 80}, ["SECRET_KEY is easily guessed"]),
+        ({"SECRET_KEY": "0123456789" * 7}, ["SECRET_KEY is easily guessed"]),
         ({"SECRET_KEY": "django-insecure-" + KEY}, ["SECRET_KEY is easily guessed"]),
         ({"INVENTORY_DEBUG": "true"}, ["INVENTORY_DEBUG is on in production"]),
         ({"INVENTORY_ALLOWED_HOSTS": "*"}, ["INVENTORY_ALLOWED_HOSTS"]),

@@ -24,7 +24,7 @@ from parts.legacy_import.records import (
     parse_attachment,
     parse_part,
 )
-from parts.legacy_import.scratch import INDEXES
+from parts.legacy_import.scratch import INDEXES, short_hash
 from parts.legacy_import.shapes import Shape, recognise
 from parts.legacy_import.sources import Source, Table
 from parts.legacy_import.values import BadRow, identifier, text
@@ -58,6 +58,14 @@ _tag_id, _set_id, _cover = (
     Column("cover_attachment_id"),
 )
 _name, _link = Column("name", text), Column("link", text)
+
+
+def _named_by(row: BadRow, label: Columns) -> Columns:
+    """The name of a row without an id: by its line, and by the one of its objects."""
+    if not row.written:
+        return {}
+    named = "\0".join([row.written.rstrip("\r\n"), label.get("s3_key") or ""])
+    return {"map_id": f"#{short_hash(named)}"}
 
 
 class Reader:
@@ -214,7 +222,7 @@ class Reader:
             self._run.cancel.check()
             if isinstance(row, BadRow):
                 for label in [{}] if table is Table.PARTS else labels_in(row.written):
-                    yield {**label, "fault": row.code, "reason": str(row)}
+                    yield {**label, **_named_by(row, label), "fault": row.code, "reason": str(row)}
                 continue
             self._count_columns(table, row, known)
             try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +36,14 @@ WHERE NOT EXISTS (SELECT 1 FROM known WHERE kind = '{table}' AND id = {table}.ma
 LIMIT 1
 """
 
+UNREADABLE: Final = """
+SELECT map_id FROM {table}
+WHERE fault = 'malformed' AND NOT EXISTS (
+    SELECT 1 FROM known
+    WHERE kind = '{table}' AND id = {table}.map_id AND released = 'forgotten')
+LIMIT 1
+"""
+
 Confirm = Callable[[str], None]
 """Asks a person; raises RunAborted unless they agree."""
 
@@ -48,6 +55,12 @@ class ReleaseSummary(RunSummary):
     source: str = ""
     rows: int = 0
     objects: int = 0
+
+    WOULD_BE = {
+        "rows_released": "rows_to_be_released",
+        "objects_released": "objects_to_be_released",
+        "bytes": "bytes_to_be_released",
+    }
 
     def counts(self) -> dict[str, Any]:
         return {
@@ -77,7 +90,9 @@ def retire(release: Release, opening: Opening | None, output: Output) -> Release
     Refuses while rows of it were never tried, or, given the source, never read. Raises RunAborted
     if there can be no report.
     """
-    with _releasing(release, output) as (summary, run):
+    summary = ReleaseSummary(dry_run=release.dry_run, source=release.source)
+    # No import may be reading or writing rows of the source meanwhile.
+    with maintenance_run(summary, output) as run, run_lock(IMPORT, retry=run.query):
         rows = _rows_of(release.source)
         untried = rows.filter(state=SourceRow.State.UNTRIED, released_at=None)
         if named := [_name(row) for row in untried[: NAMED + 1]]:
@@ -100,7 +115,9 @@ def forget(release: Release, names: Sequence[str], output: Output) -> ReleaseSum
     A name is `TABLE/ID`, or the reason for which rows were refused. Raises RunAborted if there can
     be no report.
     """
-    with _releasing(release, output) as (summary, run):
+    summary = ReleaseSummary(dry_run=release.dry_run, source=release.source)
+    # As for `retire`.
+    with maintenance_run(summary, output) as run, run_lock(IMPORT, retry=run.query):
         chosen = [_chosen(_rows_of(release.source), name).values_list("pk") for name in names]
         condition = Q()
         for keys in chosen:
@@ -108,14 +125,6 @@ def forget(release: Release, names: Sequence[str], output: Output) -> ReleaseSum
         rows = _rows_of(release.source).filter(condition, released_at=None)
         _let_go(rows, SourceRow.Release.FORGOTTEN, release, summary, run)
     return summary
-
-
-@contextmanager
-def _releasing(release: Release, output: Output) -> Iterator[tuple[ReleaseSummary, Run]]:
-    summary = ReleaseSummary(dry_run=release.dry_run, source=release.source)
-    # No import may be reading or writing rows of the source meanwhile.
-    with maintenance_run(summary, output) as run, run_lock(IMPORT, retry=run.query):
-        yield summary, run
 
 
 def _rows_of(source: str) -> QuerySet[SourceRow]:
@@ -149,7 +158,7 @@ def _chosen(rows: QuerySet[SourceRow], name: str) -> QuerySet[SourceRow]:
 def _check_all_read(
     database: sqlite3.Connection, release: Release, opening: Opening, run: Run
 ) -> None:
-    """Raises RunAborted if the source has rows that no import has read."""
+    """Raises RunAborted if the source has rows that no import has read, or could."""
     with opening as source:
         reader = Reader(database, source, release.without, run)
         reader.read()
@@ -163,6 +172,13 @@ def _check_all_read(
                 f"the source has rows that were never read, among them the {table} "
                 f"{found['map_id']}. Import it again first",
             )
+        if found := database.execute(UNREADABLE.format(table=table)).fetchone():
+            its = Table.PARTS if table == "part" else reader.shape.attachments
+            raise RunAborted(
+                ExitStatus.REFUSED,
+                f"the source has lines that cannot be read, among them {its}/{found['map_id']}",
+                first="Mend such lines and import the source again, or forget them by name",
+            )
 
 
 def _let_go(
@@ -172,7 +188,7 @@ def _let_go(
     summary: ReleaseSummary,
     run: Run,
 ) -> None:
-    summary.rows = rows.count()
+    count = rows.count()
     only_theirs = rows.filter(object_key__isnull=False)
     for column in key_columns():
         others = column.rows().filter(**{column.name: OuterRef("object_key")})
@@ -181,20 +197,20 @@ def _let_go(
         only_theirs = only_theirs.exclude(Exists(others))
     objects = only_theirs.order_by().values("object_key").annotate(size=Max("object_size"))
     found = objects.aggregate(objects=CountOf("object_key"), bytes=Sum("size"))
-    summary.objects, summary.bytes = found["objects"], found["bytes"] or 0
+    size = found["bytes"] or 0
+    if release.confirm is not None and not release.dry_run:
+        release.confirm(
+            f"{count} rows of '{release.source}' will be let go of; a cleanup may then "
+            f"delete {found['objects']} objects, {human_bytes(size)}."
+        )
     if cause is SourceRow.Release.FORGOTTEN:
         for row in rows.iterator():
             verb = "would forget" if release.dry_run else "forgets"
             logger.info("%s %s (%s): %s", verb, _name(row), row.object_key, row.reason)
             run.report.write({"row": _name(row), "key": row.object_key, "error": row.reason})
-    if release.dry_run:
-        return
-    if release.confirm is not None:
-        release.confirm(
-            f"{summary.rows} rows of '{release.source}' will be let go of; a cleanup may then "
-            f"delete {summary.objects} objects, {human_bytes(summary.bytes)}."
-        )
-    rows.update(released_at=timezone.now(), release_cause=cause)
+    if not release.dry_run:
+        rows.update(released_at=timezone.now(), release_cause=cause)
+    summary.rows, summary.objects, summary.bytes = count, found["objects"], size
 
 
 def _name(row: SourceRow) -> str:

@@ -88,10 +88,11 @@ def scratch() -> Iterator[sqlite3.Connection]:
         database.row_factory = sqlite3.Row
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         database.execute("PRAGMA journal_mode = OFF")
-        database.create_function("short_hash", 1, _short_hash, deterministic=True)
+        database.create_function("short_hash", 1, short_hash, deterministic=True)
         database.executescript(SCHEMA)
         yield database
 
 
-def _short_hash(text: str) -> str:
+def short_hash(text: str) -> str:
+    """What stands for a text in a name."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import pytest
 from django.db import connection
 
 from attachments import references
-from attachments.locks import _lock_number
+from attachments.locks import _lock_number, run_lock
 from attachments.models import Attachment
 from attachments.object_keys import KeyKind
 from attachments.tests.legacy import on_disk, put, run, summary_of
+from attachments.tests.test_database import elsewhere
 from attachments.timestamps import create_with_times
 from cas.digest import Digest
+from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
+from parts.legacy_import.run import IMPORT
 from parts.legacy_import.source_rows import SourceRows
 from parts.models import Part, SourceRow
 from parts.tests.older import (
@@ -171,6 +176,43 @@ def test_nobody_is_asked_and_so_nothing_is_retired(store: BlobStore, tmp_path: P
         status, output = run("import_legacy", *options)
         assert status == 4, output
     assert not SourceRow.objects.exclude(released_at=None).exists()
+
+
+@on_disk
+@pytest.mark.parametrize("options", [("--retire", "older"), ("--forget", "object_size")])
+def test_nothing_is_let_go_of_during_an_import(
+    store: BlobStore, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    one_refused(store, tmp_path)
+    with run_lock(IMPORT):
+        status, summary = elsewhere(lambda: legacy(*options))
+    assert status == ExitStatus.LOCKED
+    assert (summary["status"], summary["rows_released"]) == ("locked", 0)
+    assert summary["next"].startswith("Wait until the other run has ended, then: ")
+    assert not SourceRow.objects.exclude(released_at=None).exists()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@on_disk
+@pytest.mark.parametrize("options", [("--retire", "older"), ("--forget", "object_size")])
+def test_what_is_declined_is_not_counted(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    one_refused(store, tmp_path)
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+    report = tmp_path / "report.jsonl"
+    status, output = run("import_legacy", "--json", "--report", str(report), *options)
+    summary = summary_of(output[output.index("go ahead: ") + len("go ahead: ") :])
+    assert (status, summary["reason"]) == (4, "not confirmed; nothing was done")
+    counts = {name: summary[name] for name in ("rows_released", "objects_released", "bytes")}
+    assert set(counts.values()) == {0}
+    assert report.read_text() == ""
+    status, output = run("import_legacy", "--dry-run", *options)
+    assert "rows to be released  " in output
 
 
 @on_disk
@@ -438,6 +480,8 @@ def test_a_line_that_cannot_be_read_holds_the_objects_it_names(
         file.write('{"id": 61, "part_id": 1, "s3_key": "parts/9/attachments/our plan.pdf", \n')
     status, summary = legacy("--dump", str(directory))
     assert (status, summary["failures"]) == (3, {"malformed": 2})
+    held = summary_of(run("migration_status", "--json")[1])["holds"]
+    assert held["older refused malformed"] == 2
     assert legacy("--retire", "older")[0] == 0
     clean(settings)
     grace = ("--grace", "0s", "--max-delete-percent", "100")
@@ -458,3 +502,27 @@ def test_a_table_with_too_few_fields_in_a_line_holds_what_it_names(
     status, summary = legacy("--dump", str(directory))
     assert (status, summary["failures"]) == (3, {"malformed": 1})
     assert references.named([key], KeyKind.HOLD) == {key}
+
+
+@on_disk
+def test_lines_that_cannot_be_read_keep_a_source_from_retirement(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    directory = dump(tmp_path / "dump", {"parts": parts, "part_attachments": files})
+    with (directory / "part_attachments.jsonl").open("a") as file:
+        file.write('{"id": 60, \n{"id": 61, \n')
+    report = tmp_path / "report.jsonl"
+    dumped = ("--dump", str(directory))
+    assert legacy(*dumped, "--report", str(report))[0] == 3
+    records = [json.loads(line) for line in report.read_text().splitlines()]
+    names = [one["forget_as"] for one in records if one["error_class"] == "malformed"]
+    assert len(set(names)) == 2
+
+    for name in names:
+        status, summary = legacy("--retire", "older", *dumped)
+        assert status == 4
+        assert "cannot be read" in summary["reason"]
+        assert name in summary["reason"]
+        assert legacy("--forget", name)[0] == 0
+    assert legacy("--retire", "older", *dumped)[0] == 0

@@ -10,6 +10,7 @@ from django.core.management.base import CommandParser
 from attachments.maintenance.command import MaintenanceCommand, add_asking, add_output, positive
 from attachments.maintenance.mend import Mend, MendOptions, MendSummary, mend
 from attachments.maintenance.runner import Output
+from cas.digest import is_cas_key
 from cas.exit_status import ExitStatus
 
 QUESTIONS = {
@@ -69,6 +70,13 @@ class Command(MaintenanceCommand):
             return self.again(options, dry_run=None)
         if summary.fault == "size_mismatch":
             return self.again(options, accept_size=True)
+        if summary.fault == "unknown_key":
+            return self.again(options, point_at="KEY")
+        if summary.fault in ("absent", "corrupt"):
+            replace = self.again(options, replace_with="FILE")
+            if is_cas_key(summary.key):
+                return f"manage.py verify_cas --repair; if it restores nothing: {replace}"
+            return replace
         if summary.fault:
             return "choose a cure from docs/howto/bad-rows.md"
         return "manage.py migration_status"

@@ -364,7 +364,7 @@ def translate(error: Exception, key: str) -> StoreError:
         if meant is Changed and error.response.get("ResponseMetadata", {}).get("RetryAttempts"):
             meant = Resent
         cure = _cure(error)
-        return meant(f"{error}. {cure}" if cure else str(error), key=key)
+        return meant(f"{error}. {cure}" if cure else str(error), key=key, cure=cure)
     kind = next((kind for errors, kind in _EXCEPTIONS if isinstance(error, errors)), StoreError)
     if _ended_early(error):
         kind = CutShort
@@ -464,7 +464,8 @@ def _cure(error: ClientError) -> str:
 
 def bucket_missing(name: str) -> Denied:
     """The error where only a status says that there is no bucket."""
-    return Denied(f"there is no bucket {name}. {_CURES['NoSuchBucket']}")
+    cure = _CURES["NoSuchBucket"]
+    return Denied(f"there is no bucket {name}. {cure}", cure=cure)
 
 
 def clock_ahead(answer: Mapping[str, Any]) -> timedelta | None:

@@ -84,6 +84,13 @@ class Command(MaintenanceCommand):
         )
 
     def next_command(self, summary: RunSummary, options: dict[str, Any]) -> str:
+        if summary.status is ExitStatus.ITEMS_FAILED:
+            # The sound rows need not wait for the others, which stay held.
+            if summary.dry_run:
+                first = "Mend the rows in the report, or import the others (docs/howto/adopt.md)"
+                return f"{first}, then: {self.again(options, dry_run=None)}"
+            first = "Mend or forget the rows in the report (docs/howto/adopt.md)"
+            return f"{first}, then: manage.py migrate_to_cas --dry-run"
         if summary.status is not ExitStatus.DONE:
             return self.again(options)
         if summary.dry_run:
