@@ -17,6 +17,8 @@ from attachments.maintenance.collect import CollectPlan, CollectSummary
 from attachments.maintenance.mend import Mend, MendSummary
 from attachments.maintenance.migrate import MigrationSummary
 from attachments.maintenance.report import RunSummary
+from attachments.maintenance.retry import Retry
+from attachments.maintenance.runner import CancelToken
 from attachments.maintenance.status import MigrationStatus, StatusSummary
 from attachments.maintenance.verify import Verdict, Verified, VerifySummary
 from attachments.tests.legacy import run

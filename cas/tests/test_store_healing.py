@@ -229,12 +229,12 @@ class TestWithoutAnMd5:
 
     @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (416, "InvalidRange")])
     def test_where_a_store_refuses_to_tell_of_a_part_too(
-        self, tried: S3BlobStorage, s3_server: S3Server, status: int, code: str
+        self, probed: S3BlobStorage, s3_server: S3Server, status: int, code: str
     ) -> None:
-        upload_in_parts(tried, Digest.of(LARGE).key, LARGE)
+        upload_in_parts(probed, Digest.of(LARGE).key, LARGE)
         # Of the three HEADs, the one with a part's number.
         s3_server.fault("HeadObject", "error", status=status, code=code, skip=2)
-        assert tried.create(stage(tried, LARGE)) is Outcome.PRESENT
+        assert probed.create(stage(probed, LARGE)) is Outcome.PRESENT
         assert s3_server.counts()["HeadObject"] == 3
 
     def test_by_the_checksum_of_their_checksums_as_well(
