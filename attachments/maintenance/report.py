@@ -330,7 +330,8 @@ _RAW_IN_URL: Final = re.compile(
 # In JSON or a dict's text, which may itself be in JSON, quotes escaped.
 _IN_MAPPING: Final = re.compile(
     r"""((\\*['"])(?:ssl)?password\2\s*:\s*)"""
-    r"""(?:(\\*['"])(?:(?!\3)(?:\\.|[^\\])|\\(?!\3))*(?:\3|$)|[^\s,}]+)""",
+    # It ends at a quote that is escaped as the first one is, no more.
+    r"""(?:(\\*['"])(?:(?!(?<!\\)\3).)*(?:\3|$)|[^\s,}]+)""",
     re.I,
 )
 # A password with "@" in it, unencoded, is for libpq half a host's name, which errors repeat.

@@ -229,7 +229,7 @@ def test_a_report_that_cannot_be_written_ends_a_run(
     assert summary["reason"].startswith("the report cannot be")
     assert summary["next"] == (
         "Have --report name a file that can be written, then: "
-        f"manage.py migrate_to_cas --json --report {path}"
+        f"manage.py migrate_to_cas --json --report {path if opened else 'FILE'}"
     )
 
 
