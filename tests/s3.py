@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key"
 REGION = "us-east-1"
+
+DROPS = 20
+"""Times that a bucket is emptied before it counts as one that cannot be deleted."""
 GIVEN = "TEST_S3_ENDPOINT"
 """Environment variable that names another service than the stand-in, as JSON."""
 
@@ -131,9 +134,21 @@ class S3Endpoint:
         return name
 
     def drop_bucket(self, bucket: str) -> None:
-        self.empty(bucket)
-        if not self.bucket:
-            self.client.delete_bucket(Bucket=bucket)
+        """Empty the bucket, and delete it if it was created for a test.
+
+        A request of a process that was killed may be carried out in between; then once more.
+        """
+        for attempt in range(DROPS):
+            self.empty(bucket)
+            if self.bucket:
+                return
+            try:
+                self.client.delete_bucket(Bucket=bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "BucketNotEmpty" or attempt == DROPS - 1:
+                    raise
+            else:
+                return
 
     def empty(self, bucket: str) -> None:
         """Delete all objects, all their versions and all unfinished uploads."""
