@@ -415,7 +415,8 @@ def _refuse_wrong_store(store: BlobStore, cancel: CancelToken) -> None:
             try:
                 Retry(cancel, store).call(partial(store.stat, key))
             except Absent:
-                missing += 1
+                # Another run may have moved the row since it was read, and a cleanup deleted this.
+                missing += query(rows.filter(pk=row.pk, s3_key=key).exists, cancel)
             except (Changed, Corrupt):
                 # It is there, however it is.
                 return

@@ -26,7 +26,7 @@ from attachments.tests.legacy import (
 )
 from cas.digest import Digest
 from cas.exit_status import ExitStatus
-from cas.storage.base import BlobStore
+from cas.storage.base import BlobStat, BlobStore
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -170,6 +170,27 @@ def test_the_wrong_store_is_asked_about(store: BlobStore, part: Part, name: str)
     status, output = run(*again.split(), *(["--yes-i-am-sure"] if "migrate" in again else []))
     assert status in (ExitStatus.DAMAGE_FOUND, ExitStatus.ITEMS_FAILED), output
     assert [stat.key for stat in store.scan("parts/")]
+
+
+@on_disk
+def test_rows_that_others_migrate_meanwhile_are_no_sign_of_the_wrong_store(
+    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run has moved the rows that were read, and a cleanup has deleted their objects."""
+    made = [make_legacy(store, part, b"%d" % number) for number in range(3)]
+    left = {row.s3_key: row.pk for row in made}
+    real = store.stat
+
+    def moved_meanwhile(key: str) -> BlobStat:
+        if row := left.pop(key, None):
+            digest = store.ingest(key).digest
+            Attachment.objects.filter(pk=row).update(s3_key=digest.key)
+            store.remove(key)
+        return real(key)
+
+    monkeypatch.setattr(store, "stat", moved_meanwhile)
+    status, output = run("migrate_to_cas", "--yes-i-am-sure", "--json")
+    assert status == ExitStatus.DONE, output
 
 
 def refuse(row: Attachment) -> str:
