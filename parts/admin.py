@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.widgets import AdminTextareaWidget
+from django.db import models
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
@@ -50,6 +52,8 @@ class PartAdmin(StoreFaultsShown, PartModelAdmin):
     """Parts, each with its attachments in its page, where its cover is chosen too."""
 
     form = PartForm
+    # Descriptions are a line or two, although an older one may have any length.
+    formfield_overrides = {models.TextField: {"widget": AdminTextareaWidget(attrs={"rows": 2})}}
     inlines = (AttachmentInline,)
     list_display = ("cover", "key", "description", "manufacturer", "type", "tag_names")
     list_display_links = ("key", "description")
