@@ -13,7 +13,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.server import free_port
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key"
@@ -66,7 +67,7 @@ class Ceph:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._port = _free_port()
+        self._port = free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._configuration = directory / "ceph.conf"
 
@@ -85,7 +86,7 @@ class Ceph:
 
     def start(self) -> None:
         """Returns when the gateway answers. Raises RuntimeError with what Ceph said if it fails."""
-        cluster, osd, port = str(uuid.uuid4()), str(uuid.uuid4()), _free_port()
+        cluster, osd, port = str(uuid.uuid4()), str(uuid.uuid4()), free_port()
         self._configuration.write_text(
             CONFIGURATION.format(
                 fsid=cluster, mon_port=port, rgw_port=self._port, directory=self._directory
@@ -178,13 +179,6 @@ def cluster() -> Iterator[Ceph]:
             yield made
         finally:
             made.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main(command: list[str]) -> int:

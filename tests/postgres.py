@@ -12,13 +12,14 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.server import free_port
 
 SERVER_USER = "postgres"
 """PostgreSQL refuses to run as root, so root starts it as this user."""
@@ -39,7 +40,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.data = directory / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"postgres://inventory@127.0.0.1:{self.port}/inventory"
 
     def create(self) -> None:
@@ -117,13 +118,6 @@ def _binaries() -> Path:
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     raise SystemExit("PostgreSQL's server programs are missing; install the package postgresql")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main(command: list[str]) -> int:
