@@ -32,7 +32,16 @@ from attachments.verifications import PROOFS
 from cas.content_types import HEAD, OPAQUE_TYPE, PDF, TOLD_BY_BYTES, identify, may_be_pdf, sniff
 from cas.digest import Digest
 from cas.storage import attachment_store
-from cas.storage.base import Absent, BlobStore, ByteRange, Corrupt, Outcome, StoreError, Versioning
+from cas.storage.base import (
+    Absent,
+    BlobStore,
+    ByteRange,
+    Changed,
+    Corrupt,
+    Outcome,
+    StoreError,
+    Versioning,
+)
 from cas.storage.staging import staged_bytes
 
 if TYPE_CHECKING:
@@ -352,8 +361,9 @@ def stored_test_object(store: BlobStore, *, fresh: bool = False) -> Iterator[Dig
 
     It is below `cas/`, because rights may depend on the prefix, and locked against a collection.
     Its bytes are always the same, so that runs which may not delete it leave one object in all.
-    Another run may remove it meanwhile. Raises StoreError if the store did not keep it, and with
-    `fresh` Denied if it may not be deleted.
+    Another run may remove it meanwhile: Absent from within the block becomes Changed, which is
+    worth another try. Raises StoreError if the store did not keep it, and with `fresh` Denied if it
+    may not be deleted.
     """
     with shared_lock(TEST_OBJECT):
         with staged_bytes(store, TEST_BYTES) as staged:
@@ -362,6 +372,8 @@ def stored_test_object(store: BlobStore, *, fresh: bool = False) -> Iterator[Dig
             store.create(staged)
         try:
             yield TEST_OBJECT
+        except Absent as error:
+            raise Changed("another run has removed the test object", key=TEST_OBJECT.key) from error
         finally:
             _remove_test_object(store)
 

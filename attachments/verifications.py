@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from django.db import transaction
 from django.utils import timezone
@@ -34,7 +33,12 @@ def record(blobs: Sequence[BlobStat]) -> None:
 def record_at_commit(blob: BlobStat) -> None:
     """Remember it once the transaction at hand, if any, is over. A failure is logged: it costs
     another reading and no more."""
-    transaction.on_commit(partial(record, [blob]), robust=True)
+
+    # A function with a name: Django's message about a failure has it, and a partial has none.
+    def record_blob() -> None:
+        record([blob])
+
+    transaction.on_commit(record_blob, robust=True)
 
 
 PROOFS = Proofs(hold=holds, record=record_at_commit)

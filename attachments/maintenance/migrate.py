@@ -37,7 +37,7 @@ from attachments.locks import (
 )
 from attachments.maintenance.listing import wrong_store
 from attachments.maintenance.report import RunSummary
-from attachments.maintenance.retry import Retry, lasting_abort, query
+from attachments.maintenance.retry import Retry, lasting_abort, listed, query
 from attachments.maintenance.runner import (
     Cancelled,
     CancelToken,
@@ -49,7 +49,8 @@ from attachments.maintenance.runner import (
 )
 from attachments.maintenance.workers import Bandwidth, Pace, Pool
 from attachments.models import LEGACY_PREFIX, Attachment
-from cas.digest import Digest, is_cas_key
+from attachments.object_keys import KeyKind
+from cas.digest import CAS_PREFIX, Digest, is_cas_key
 from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
 from cas.storage.base import (
@@ -398,9 +399,10 @@ def check_before_migrating(
 
 
 def _refuse_wrong_store(store: BlobStore, cancel: CancelToken) -> None:
-    """Raises RunAborted if rows are to be migrated and the store has not one of their objects.
+    """Raises RunAborted if rows are to be migrated, and the store has no object that a row names.
 
-    Usually one request: it ends at the first object that is there.
+    Usually one request: it ends at the first object that is there. A store that has blobs of other
+    rows is the right one; then the rows whose objects are lost fail one by one.
     """
     missing = after = 0
     rows = unmigrated().filter(s3_key__startswith=LEGACY_PREFIX).only("pk", "s3_key")
@@ -422,8 +424,16 @@ def _refuse_wrong_store(store: BlobStore, cancel: CancelToken) -> None:
                 return
             else:
                 return
-    if missing:
+    if missing and not _has_referenced_blob(store, cancel):
         raise wrong_store(store, missing, key)
+
+
+def _has_referenced_blob(store: BlobStore, cancel: CancelToken) -> bool:
+    blobs = listed(store, CAS_PREFIX, cancel)
+    while keys := [blob.key for blob in islice(blobs, KEYS_AT_A_TIME)]:
+        if query(partial(references.named, keys, KeyKind.REFERENCE), cancel):
+            return True
+    return False
 
 
 def _list_and_read(store: BlobStore) -> None:
@@ -436,10 +446,7 @@ def _list_and_read(store: BlobStore) -> None:
 
 def _write_and_read_back(store: BlobStore) -> None:
     with references.stored_test_object(store) as stored:
-        try:
-            found, _ = store.digest_of(stored.key)
-        except Absent as error:
-            raise Changed("another run has removed the test object", key=stored.key) from error
+        found, _ = store.digest_of(stored.key)
         if found != stored:
             raise Corrupt("it did not keep what was written", key=stored.key)
 

@@ -193,6 +193,20 @@ def test_rows_that_others_migrate_meanwhile_are_no_sign_of_the_wrong_store(
     assert status == ExitStatus.DONE, output
 
 
+@on_disk
+def test_a_store_that_has_other_rows_blobs_is_not_the_wrong_one(
+    store: BlobStore, part: Part
+) -> None:
+    """All that is left to migrate is lost, which its rows say one by one."""
+    make_legacy(store, part, b"one")
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    lost = make_row(part, legacy_key(part), 1)
+    status, output = run("migrate_to_cas", "--yes-i-am-sure", "--json")
+    assert status == ExitStatus.ITEMS_FAILED, output
+    assert summary_of(output)["failures"] == {"absent": 1}
+    assert f"row {lost.pk}, " in summary_of(output)["samples"][0]
+
+
 def refuse(row: Attachment) -> str:
     """Have the database refuse any change of this row, by a trigger. Gives how to take it back."""
     with connection.cursor() as cursor:

@@ -10,7 +10,7 @@ from attachments.maintenance.collect import check_clocks
 from attachments.references import TEST_OBJECT, stored_test_object
 from attachments.tests.legacy import blobs, make_legacy, run, summary_of
 from cas.exit_status import ExitStatus
-from cas.storage.base import Absent, BlobStore, Denied, Versioning
+from cas.storage.base import BlobStore, Denied, Versioning
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -102,20 +102,25 @@ def test_a_store_that_lets_nothing_be_deleted_is_found_before_a_collection(
     assert "no right to delete" in summary_of(output)["reason"]
 
 
+@pytest.mark.parametrize(("reads", "command"), [("digest_of", MIGRATE), ("stat", COLLECT)])
 def test_another_run_may_take_it_away_meanwhile(
-    store: BlobStore, part: Part, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore,
+    part: Part,
+    monkeypatch: pytest.MonkeyPatch,
+    reads: str,
+    command: tuple[str, ...],
 ) -> None:
     make_legacy(store, part, b"one")
-    real = store.digest_of
+    real, stat = getattr(store, reads), store.stat
     taken: list[str] = []
 
-    def gone_once(key: str, on_bytes: Any = None) -> Any:
-        if key == TEST_OBJECT.key and not taken:
+    def gone_once(key: str, *arguments: Any) -> Any:
+        if not taken and key == TEST_OBJECT.key and stat(key):
             taken.append(key)
-            raise Absent("gone", key=key)
-        return real(key, on_bytes)
+            store.remove(key)
+        return real(key, *arguments)
 
     monkeypatch.setattr("attachments.maintenance.retry.FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(store, "digest_of", gone_once)
-    assert run(*MIGRATE)[0] == ExitStatus.DONE
+    monkeypatch.setattr(store, reads, gone_once)
+    assert run(*command)[0] == ExitStatus.DONE
     assert taken == [TEST_OBJECT.key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.test import Client
 
 from attachments import verifications
@@ -86,6 +87,22 @@ def test_a_transaction_that_fails_takes_no_memory_along(blob: BlobStat) -> None:
     assert not verifications.holds(blob)
     verifications.record_at_commit(blob)
     assert verifications.holds(blob)
+
+
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_a_memory_that_fails_fails_nothing_else(
+    blob: BlobStat,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    in_transaction: bool,
+) -> None:
+    def fail(blobs: object) -> None:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(verifications, "record", fail)
+    with transaction.atomic() if in_transaction else nullcontext():
+        verifications.record_at_commit(blob)
+    assert "the connection is lost" in caplog.text
 
 
 def test_a_verification_spares_an_upload_the_reading(
