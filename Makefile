@@ -19,7 +19,7 @@ run: .venv/runtime
 test: .venv/development
 	@tests/install_servers.sh
 	$(PYTEST) -m "not postgres"
-	.venv/bin/python -m tests.postgres $(PYTEST) -m "not sqlite" attachments parts tests
+	.venv/bin/python -m tests.postgres $(PYTEST) -m "not sqlite" tests attachments parts
 
 check: lint
 	$(PYTEST) -m "not postgres" cas attachments parts inventory -k "not s3"

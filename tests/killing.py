@@ -4,7 +4,7 @@
 
 Works on the installation that the environment names. Prints how many of the processes were
 killed, as opposed to having ended before, as one JSON object. Processes are forked from this one,
-because starting Python fifty times would take most of the test's time.
+because starting Python so many times would take most of the test's time.
 """
 
 from __future__ import annotations

@@ -192,13 +192,13 @@ def check(application: Any, case: Case, *, on_disk: bool) -> None:
     assert not response.cookies
 
 
-@settings(max_examples=5_000, deadline=None, database=None, suppress_health_check=SUPPRESSED)
+@settings(max_examples=1_500, deadline=None, database=None, suppress_health_check=SUPPRESSED)
 @given(case=cases)
 def test_any_combination(application: Any, on_disk: None, case: Case) -> None:
     check(application, case, on_disk=True)
 
 
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=SUPPRESSED)
+@settings(max_examples=200, deadline=None, database=None, suppress_health_check=SUPPRESSED)
 @given(case=cases)
 def test_any_combination_from_s3(application: Any, on_s3: None, case: Case) -> None:
     check(application, case, on_disk=False)

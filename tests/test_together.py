@@ -29,7 +29,7 @@ from cas.exit_status import ExitStatus
 from tests.installation import Installation
 from tests.server import Server
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 LONGEST_SECONDS = SECONDS + 600
 """When a machine is given up on that has not done all kinds of work by then."""
 
