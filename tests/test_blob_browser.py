@@ -20,6 +20,8 @@ from cas.storage.disk import DiskBlobStorage
 from tests.installation import Installation
 from tests.server import Server
 
+pytestmark = pytest.mark.sqlite
+
 CHROMIUM = "/usr/bin/chromium"
 RED = (255, 0, 0)
 SCRIPT = b"<script>document.title='ran';new Image().src='/ran'</script>"

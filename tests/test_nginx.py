@@ -21,6 +21,8 @@ from tests.nginx import nginx
 from tests.s3 import S3Server
 from tests.server import Server
 
+pytestmark = pytest.mark.sqlite
+
 DATA = bytes(range(256)) * 8192
 SIZE = len(DATA)
 DIGEST = Digest.of(DATA)

@@ -19,6 +19,8 @@ from tests.s3 import S3Server
 from tests.server import Server
 from tests.test_nginx import IMMUTABLE, Answer, ask, put, target
 
+pytestmark = pytest.mark.sqlite
+
 DATA = os.urandom(1024 * 1024)
 DIGEST = Digest.of(DATA)
 

@@ -17,6 +17,8 @@ from benchmarks.object_store import Objects, Stored, legacy_key
 from cas.storage.s3.capabilities import FALLBACKS, CapabilityProbes
 from cas.storage.s3.client import Bucket
 
+pytestmark = pytest.mark.sqlite
+
 BUCKET = "bench"
 
 

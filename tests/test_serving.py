@@ -17,6 +17,8 @@ from cas.storage.s3 import S3BlobStorage
 from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from tests.server import Server
 
+pytestmark = pytest.mark.sqlite
+
 SIZE = 48 * 1024 * 1024
 
 FORGET_THE_PEAK = "5"

@@ -23,6 +23,8 @@ from cas.signed_urls import blob_url
 from cas.storage.base import BlobStore
 from cas.tests.conftest import put
 
+pytestmark = pytest.mark.sqlite
+
 DATA = bytes(range(251)) * 4
 SIZE = len(DATA)
 TAG = f'"{Digest.of(DATA)}"'

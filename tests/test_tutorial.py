@@ -15,6 +15,8 @@ from cas.storage.base import BlobStore
 from parts.sample.load import load
 from tests.s3 import ROOT
 
+pytestmark = pytest.mark.sqlite
+
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 ADDRESS = "http://127.0.0.1:8000"
 MARK = "---- end of command ----"
