@@ -1,34 +1,26 @@
-"""The admin of attachments: a part's own, in its page, and all of them."""
+"""The admin of all attachments. Those of a part are in its page, see `parts.admin`."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from attachments import markup
-from attachments.forms import AttachmentForm, AttachmentFormSet
 from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet
 from cas.digest import CAS_PREFIX
-from cas.storage.base import StoreError
 
 if TYPE_CHECKING:
     AttachmentModelAdmin = admin.ModelAdmin[Attachment]
-    AttachmentTabularInline = admin.TabularInline[Attachment, Any]
-    AnyModelAdmin = admin.ModelAdmin[Any]
 else:
-    AttachmentModelAdmin, AttachmentTabularInline = admin.ModelAdmin, admin.TabularInline
-    AnyModelAdmin = object
-
-logger = logging.getLogger(__name__)
+    AttachmentModelAdmin = admin.ModelAdmin
 
 DIGEST_SEARCHED = 4
 """Digits from which on a search term is taken for the start of a digest."""
@@ -40,57 +32,6 @@ class Style:
     """What every page that shows attachments needs."""
 
     css = {"all": ["attachments/admin.css"]}
-
-
-class AttachmentInline(AttachmentTabularInline):
-    """A part's attachments: add files and links, change titles, delete."""
-
-    model = Attachment
-    form = AttachmentForm
-    formset = AttachmentFormSet
-    fields = ("preview", "title", "file", "link")
-    readonly_fields = ("preview",)
-    extra = 1
-    Media = Style
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Attachment]:
-        # The URL of a row on its old key has its part's key in it.
-        return super().get_queryset(request).select_related("part")
-
-    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        formset: Any = super().get_formset(request, obj, **kwargs)
-        formset.fault = getattr(request, "store_fault", None)
-        return formset
-
-    @admin.display(description="preview")
-    def preview(self, attachment: Attachment) -> SafeString | str:
-        return markup.preview(attachment) if attachment.pk else ""
-
-    # What a reader who may not change attachments sees in place of the form's fields.
-
-    @admin.display(description="file")
-    def file(self, attachment: Attachment) -> SafeString | str:
-        return markup.file_links(attachment) if attachment.is_file else ""
-
-    @admin.display(description="link")
-    def link(self, attachment: Attachment) -> SafeString:
-        return markup.web_link(attachment.url or "")
-
-
-class StoreFaultsShown(AnyModelAdmin):
-    """For a ModelAdmin with AttachmentInline: a store that fails gives a message, not a 500.
-
-    The view's transaction covers the object and all its attachments, so that a fault rolls all
-    of it back. The form is then shown again, with what was typed and the reason.
-    """
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().changeform_view(request, *args, **kwargs)
-        except StoreError as error:
-            logger.exception("the store failed while an upload was saved: %s", error.key)
-            request.store_fault = error  # type: ignore[attr-defined]
-        return super().changeform_view(request, *args, **kwargs)
 
 
 class LayoutFilter(admin.SimpleListFilter):

@@ -8,7 +8,6 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from attachments.links import links, thumbnail
 from attachments.models import Attachment
 from cas.conf import serving
 
@@ -21,7 +20,7 @@ DIGEST_SHOWN = 12
 
 def preview(attachment: Attachment) -> SafeString:
     """A thumbnail that leads to the picture; a label for what has none."""
-    found = links(attachment)
+    found = attachment.links()
     if not attachment.is_file:
         return _link_picture(found.thumbnail, attachment) if found.thumbnail else _badge(attachment)
     if found.view is None:
@@ -35,17 +34,19 @@ def preview(attachment: Attachment) -> SafeString:
 
 def large_preview(attachment: Attachment) -> SafeString:
     """As `preview`, but as large as this installation's thumbnails are allowed to be."""
-    found = links(attachment)
+    found = attachment.links()
     sizes = serving().thumbnail_sizes
     if found.thumbnail is None or (sizes and LARGE_PREVIEW not in sizes):
         return preview(attachment)
     if found.view is None:
-        return _link_picture(thumbnail(attachment, LARGE_PREVIEW), attachment, "attachment-large")
+        return _link_picture(
+            attachment.thumbnail_url(LARGE_PREVIEW), attachment, "attachment-large"
+        )
     return format_html(
         '<a class="attachment-preview attachment-large" href="{}" target="_blank" '
         'rel="noopener">{}</a>',
         found.view,
-        picture(thumbnail(attachment, LARGE_PREVIEW), attachment.title),
+        picture(attachment.thumbnail_url(LARGE_PREVIEW), attachment.title),
     )
 
 
@@ -58,7 +59,7 @@ def file_links(attachment: Attachment) -> SafeString:
     """Links to view and to download the file; the address itself for a link."""
     if not attachment.is_file:
         return web_link(attachment.url or "")
-    found = links(attachment)
+    found = attachment.links()
     if found.view is None or found.download is None:
         return format_html('<span class="attachment-damaged">{}</span>', "damaged key")
     return format_html(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from typing import Self
+from typing import NamedTuple, Self
 
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
+from django.urls import reverse
 from django.utils import timezone
 
 from attachments.object_keys import KeyKind, ObjectKeyField
+from cas.conf import THUMBNAIL_SIZE
 from cas.content_types import FORMATS, UNTYPED
 from cas.digest import CAS_KEY, Digest, MalformedDigest, is_cas_key
+from cas.signed_urls import (
+    BlobQuery,
+    ThumbnailQuery,
+    blob_query,
+    blob_url,
+    public_url,
+    thumbnail_url,
+)
+
+logger = logging.getLogger(__name__)
 
 LEGACY_PREFIX = "parts/"
-
 
 PICTURE_TYPES = UNTYPED.union(
     *((found.content_type, *found.aliases) for found in FORMATS.values() if found.pillow)
@@ -44,6 +56,14 @@ class AttachmentQuerySet(models.QuerySet["Attachment"]):
         plain = Q(content_type__isnull=True) | Q(type_name__in=PICTURE_TYPES)
         rows = self.exclude(attachment_type=Attachment.Kind.PDF).exclude(s3_key__isnull=True)
         return rows.alias(type_name=Lower("content_type")).filter(plain)
+
+
+class Links(NamedTuple):
+    """URLs of an attachment's bytes; each None where there is nothing to link to."""
+
+    download: str | None = None
+    view: str | None = None
+    thumbnail: str | None = None
 
 
 class Attachment(models.Model):
@@ -162,6 +182,54 @@ class Attachment(models.Model):
         """Whether the row still points at an object of the older layout."""
         key = self.s3_key or ""
         return key.startswith(LEGACY_PREFIX) and not is_cas_key(key)
+
+    def links(self) -> Links:
+        """A link has at most a thumbnail; what is no picture has none; a row on its old key has
+        transitional URLs.
+
+        A key that is neither form is an integrity error: it is logged and yields no URLs, so that
+        one damaged row does not take a whole list of parts down.
+        """
+        if self.s3_key is None and not self.is_file:
+            return Links()
+        if self.digest is None and not self.is_legacy:
+            logger.error(
+                "integrity error: attachment %s has the key %r, which is neither a CAS key nor one "
+                "of the older layout",
+                self.pk,
+                self.s3_key,
+            )
+            return Links()
+        small = self.thumbnail_url(THUMBNAIL_SIZE) if self.has_picture else None
+        if not self.is_file:
+            return Links(thumbnail=small)
+        return Links(
+            download=self.content_url("attachment"),
+            view=self.content_url("inline"),
+            thumbnail=small,
+        )
+
+    def content_url(self, disposition: str) -> str:
+        """The URL of a file's bytes. `disposition` is `inline` or `attachment` (RFC 6266)."""
+        content_type, filename = self.content_type or "", self.filename or ""
+        if self.digest is not None:
+            return blob_url(
+                self.digest,
+                content_type=content_type,
+                disposition=disposition,
+                filename=filename,
+            )
+        return self._transitional_url(blob_query(content_type, disposition, filename))
+
+    def thumbnail_url(self, size: int) -> str:
+        """The URL of an image's thumbnail that fits into `size` pixels squared."""
+        if self.digest is not None:
+            return thumbnail_url(self.digest, size)
+        return self._transitional_url(ThumbnailQuery(size))
+
+    def _transitional_url(self, query: BlobQuery | ThumbnailQuery) -> str:
+        path = reverse("attachment-content", args=[self.part.key, self.pk])
+        return public_url(path, path, query)
 
 
 class Verification(models.Model):

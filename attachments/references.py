@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.apps import apps
 from django.db import transaction
 from django.db.models import Case, F, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Lower
 from django.db.models.lookups import In
+from django.dispatch import Signal
 from django.utils import timezone
 from prometheus_client import Counter
 
@@ -44,9 +45,6 @@ from cas.storage.base import (
 )
 from cas.storage.staging import staged_bytes
 
-if TYPE_CHECKING:
-    from parts.models import Part
-
 logger = logging.getLogger(__name__)
 
 TEST_BYTES: Final = b"Inventory writes this object to see whether blobs can be stored here.\n"
@@ -62,6 +60,16 @@ DEDUPLICATED_UPLOADS = Counter(
 DEDUPLICATED_BYTES = Counter(
     "cas_deduplicated_bytes_total", "Bytes that uploads did not have to store again."
 )
+
+
+before_type_is_set = Signal()
+"""Sent with an `attachment_id`, in the transaction that is about to set the row's content type.
+
+Who refers to pictures locks its own rows now, as they are locked before attachments, and returns
+whether there are any. If so, `type_was_set` follows, with the row as `instance`.
+"""
+
+type_was_set = Signal()
 
 
 class KeyColumn(NamedTuple):
@@ -98,7 +106,7 @@ class SourceGone(LookupError):
     """The attachment to copy was deleted meanwhile."""
 
 
-def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
+def attach(part_id: int, upload: StagedUpload, title: str) -> Attachment:
     """Store the upload's blob and a row that points at it, or neither row.
 
     Row first, so that a constraint speaks before bytes are sent; then bytes; then commit. If the
@@ -108,7 +116,7 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
     digest = upload.staged.digest
     with transaction.atomic():
         row = Attachment.objects.create(
-            part=part,
+            part_id=part_id,
             attachment_type=upload.kind,
             title=title or upload.filename,
             s3_key=digest.key,
@@ -124,14 +132,14 @@ def attach(part: Part, upload: StagedUpload, title: str) -> Attachment:
     return row
 
 
-def attach_url(part: Part, url: str, title: str) -> Attachment:
+def attach_url(part_id: int, url: str, title: str) -> Attachment:
     """A row for a link; it references no blob."""
     return Attachment.objects.create(
-        part=part, attachment_type=Attachment.Kind.URL, url=url, title=title or url[:255]
+        part_id=part_id, attachment_type=Attachment.Kind.URL, url=url, title=title or url[:255]
     )
 
 
-def copy(source_id: int, target: Part) -> Attachment:
+def copy(source_id: int, part_id: int) -> Attachment:
     """A second row for the same blob or link, on another part. No bytes move.
 
     Raises SourceGone if the source row is no longer there.
@@ -148,7 +156,7 @@ def copy(source_id: int, target: Part) -> Attachment:
             if not Attachment.objects.filter(pk=source_id, s3_key=source.s3_key).exists():
                 raise SourceGone
         return Attachment.objects.create(
-            part=target,
+            part_id=part_id,
             attachment_type=source.attachment_type,
             title=source.title,
             s3_key=source.s3_key,
@@ -240,18 +248,12 @@ def _point(attachment_id: int, old_key: str, digest: Digest, size: int, head: by
         known = {} if head is None else {"content_type": _stored_type(head)}
         return rows.update(s3_key=digest.key, file_size=size, **known) == 1
     with transaction.atomic():
-        # Bytes that are no picture are no cover. Parts are locked before their attachments.
-        parts: Any = Attachment._meta.get_field("covered_parts").related_model
-        covered = parts.objects.select_for_update(no_key=True).filter(
-            cover_attachment=attachment_id
-        )
-        covered_ids = list(covered.values_list("pk", flat=True))
+        answers = before_type_is_set.send(Attachment, attachment_id=attachment_id)
         if not rows.update(s3_key=digest.key, file_size=size, content_type=_stored_type(head)):
             return False
-        row = Attachment.objects.filter(pk=attachment_id).first() if covered_ids else None
-        if row is not None and not row.has_picture:
-            logger.warning("the cover of part %d is no picture: row %d", row.part_id, row.pk)
-            parts.objects.filter(pk__in=covered_ids).update(cover_attachment=None)
+        if any(refers for _receiver, refers in answers):
+            row = Attachment.objects.get(pk=attachment_id)
+            type_was_set.send(Attachment, instance=row)
     return True
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 
-from attachments.links import links
 from attachments.models import Attachment
 
 
@@ -42,7 +41,7 @@ class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
 
     def to_representation(self, instance: Attachment) -> dict[str, Any]:
         shown: dict[str, Any] = super().to_representation(instance)
-        found = links(instance)
+        found = instance.links()
         shown["download_url"] = found.download
         shown["view_url"] = found.view
         shown["thumbnail_url"] = found.thumbnail

@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import InvalidStorageError, storages
 
-from cas.storage import ALIAS, keeps_contract
+from cas.storage.base import ALIAS, keeps_contract
 
 _STORES = "Use cas.storage.disk.DiskBlobStorage or cas.storage.s3.S3BlobStorage."
 

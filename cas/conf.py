@@ -23,7 +23,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.files.storage import FileSystemStorage, storages
 from django.core.signals import setting_changed
 
-from cas.storage import ALIAS
+from cas.storage.base import ALIAS
 
 LARGEST_THUMBNAIL: Final = 1024
 """Pixels of the longer side."""

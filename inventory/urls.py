@@ -19,7 +19,6 @@ def no_icon(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     path("favicon.ico", no_icon),
     path("api/", include("cas.urls")),
-    path("api/", include("attachments.urls")),
     path("api/", include("parts.urls")),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -9,27 +10,32 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.widgets import AdminTextareaWidget
 from django.db import models
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from attachments.admin import AttachmentInline, StoreFaultsShown, Style
-from attachments.markup import preview
+from attachments import markup
+from attachments.admin import Style
 from attachments.models import Attachment
+from cas.storage.base import StoreError
 from parts.covers import set_cover
-from parts.forms import MergeForm, PartForm
+from parts.forms import AttachmentForm, AttachmentFormSet, MergeForm, PartForm
 from parts.models import Part, Tag, Type
 from parts.search import matching
 from parts.tags import merge
 
 if TYPE_CHECKING:
+    AttachmentTabularInline = admin.TabularInline[Attachment, Part]
     PartModelAdmin = admin.ModelAdmin[Part]
     TypeModelAdmin = admin.ModelAdmin[Type]
     TagModelAdmin = admin.ModelAdmin[Tag]
 else:
+    AttachmentTabularInline = admin.TabularInline
     PartModelAdmin = TypeModelAdmin = TagModelAdmin = admin.ModelAdmin
+
+logger = logging.getLogger(__name__)
 
 
 class CoverFilter(admin.SimpleListFilter):
@@ -47,8 +53,43 @@ class CoverFilter(admin.SimpleListFilter):
         return queryset.filter(cover_attachment__isnull=self.value() == "no")
 
 
+class AttachmentInline(AttachmentTabularInline):
+    """A part's attachments: add files and links, change titles, delete."""
+
+    model = Attachment
+    form = AttachmentForm
+    formset = AttachmentFormSet
+    fields = ("preview", "title", "file", "link")
+    readonly_fields = ("preview",)
+    extra = 1
+    Media = Style
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attachment]:
+        # The URL of a row on its old key has its part's key in it.
+        return super().get_queryset(request).select_related("part")
+
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        formset: Any = super().get_formset(request, obj, **kwargs)
+        formset.fault = getattr(request, "store_fault", None)
+        return formset
+
+    @admin.display(description="preview")
+    def preview(self, attachment: Attachment) -> SafeString | str:
+        return markup.preview(attachment) if attachment.pk else ""
+
+    # What a reader who may not change attachments sees in place of the form's fields.
+
+    @admin.display(description="file")
+    def file(self, attachment: Attachment) -> SafeString | str:
+        return markup.file_links(attachment) if attachment.is_file else ""
+
+    @admin.display(description="link")
+    def link(self, attachment: Attachment) -> SafeString:
+        return markup.web_link(attachment.url or "")
+
+
 @admin.register(Part)
-class PartAdmin(StoreFaultsShown, PartModelAdmin):
+class PartAdmin(PartModelAdmin):
     """Parts, each with its attachments in its page, where its cover is chosen too."""
 
     form = PartForm
@@ -97,6 +138,19 @@ class PartAdmin(StoreFaultsShown, PartModelAdmin):
         ("Dates", {"fields": (("created_at", "updated_at"),), "classes": ("collapse",)}),
     )
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """A store that fails gives a message, not a 500.
+
+        The view's transaction covers the part and all its attachments, so that a fault rolls all of
+        it back. The form is then shown again, with what was typed and the reason.
+        """
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except StoreError as error:
+            logger.exception("the store failed while an upload was saved: %s", error.key)
+            request.store_fault = error  # type: ignore[attr-defined]
+        return super().changeform_view(request, *args, **kwargs)
+
     def get_fieldsets(self, request: HttpRequest, obj: Part | None = None) -> Any:
         shown: Any = self.fieldsets
         if obj is None:
@@ -133,7 +187,7 @@ class PartAdmin(StoreFaultsShown, PartModelAdmin):
 
     @admin.display(description="cover")
     def cover(self, part: Part) -> SafeString | str:
-        return preview(part.cover_attachment) if part.cover_attachment else ""
+        return markup.preview(part.cover_attachment) if part.cover_attachment else ""
 
     @admin.display(description="key")
     def shown_key(self, part: Part) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from django.db import transaction
 from rest_framework import serializers
 
-from attachments.links import links
 from parts.addresses import is_executed
 from parts.models import TAG_LENGTH, Part, Type
 from parts.tags import names_in_order, set_tags
@@ -129,4 +128,4 @@ def cover_url(part: Part) -> str | None:
         return None
     # The cover is this part's own: setting it here saves a query for each part of a list.
     cover.part = part
-    return links(cover).thumbnail
+    return cover.links().thumbnail

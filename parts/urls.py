@@ -1,9 +1,20 @@
-"""Routes of parts, types and covers, below `/api/`."""
+"""Routes of types, parts, their attachments and covers, below `/api/`."""
 
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 
-from attachments.urls import PART
 from parts import views
+
+
+class PartKey(StringConverter):
+    """A part's key; what cannot be one is not found, without a query."""
+
+    regex = "[A-Z]{4}"
+
+
+register_converter(PartKey, "part_key")
+PART = "parts/<part_key:key>"
+ATTACHMENT = f"{PART}/attachments/<int:pk>"
 
 urlpatterns = [
     path("types", views.TypeList.as_view(), name="type-list"),
@@ -12,4 +23,7 @@ urlpatterns = [
     path("parts/copy-attachment", views.CopyAttachment.as_view(), name="copy-attachment"),
     path(PART, views.PartDetail.as_view(), name="part-detail"),
     path(f"{PART}/cover", views.Cover.as_view(), name="part-cover"),
+    path(f"{PART}/attachments", views.AttachmentList.as_view(), name="attachment-list"),
+    path(ATTACHMENT, views.AttachmentDetail.as_view(), name="attachment-detail"),
+    path(f"{ATTACHMENT}/content", views.content, name="attachment-content"),
 ]

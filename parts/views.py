@@ -1,28 +1,40 @@
-"""The REST endpoints of parts, types and covers, and the copying of attachments between parts."""
+"""The REST endpoints of types, parts, their attachments and covers."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.db import transaction
 from django.db.models import ProtectedError, QuerySet
-from django.http import Http404
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
-from rest_framework import generics, status
+from django.views.decorators.http import require_safe
+from rest_framework import generics, mixins, status
 from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from attachments import references
 from attachments.models import Attachment
-from attachments.serializers import AttachmentSerializer
-from parts.covers import NotACover, set_cover
+from attachments.references import SourceGone
+from attachments.serializers import AttachmentSerializer, UploadInput
+from attachments.uploads import UploadRefused, stage
+from cas.responses import translate_errors
+from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
+from cas.storage.base import Absent
+from cas.views import deliver
+from parts.covers import NotACover, attach, attach_url, copy, set_cover
 from parts.filters import PartQuery, filtered
 from parts.models import Part, Type
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
 from parts.tags import prefetched
+
+logger = logging.getLogger(__name__)
+
+TRANSITIONAL_CACHE_CONTROL = "private, no-cache"
+"""The URL of a row on its old key answers something else once the row has moved."""
 
 
 class Pages(PageNumberPagination):
@@ -38,6 +50,14 @@ class InUse(APIException):
 
     status_code = status.HTTP_409_CONFLICT
     default_code = "in_use"
+
+
+class Refused(APIException):
+    """An upload was refused; status and code are the refusal's."""
+
+    def __init__(self, refusal: UploadRefused) -> None:
+        self.status_code = refusal.status
+        self.detail = ErrorDetail(str(refusal), code=refusal.code)
 
 
 class TypeList(generics.ListCreateAPIView[Type]):
@@ -80,6 +100,92 @@ class PartDetail(generics.RetrieveUpdateDestroyAPIView[Part]):
     queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related(
         prefetched()
     )
+
+
+class AttachmentList(mixins.ListModelMixin, generics.GenericAPIView[Attachment]):
+    """A part's attachments; POST uploads a file (multipart) or adds a link (JSON)."""
+
+    serializer_class = AttachmentSerializer
+
+    def get_queryset(self) -> QuerySet[Attachment]:
+        part = get_object_or_404(Part, key=self.kwargs["key"])
+        return Attachment.objects.filter(part=part).select_related("part")
+
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return self.list(request, *args, **kwargs)
+
+    def post(self, request: Request, key: str) -> Response:
+        part = get_object_or_404(Part, key=key)
+        given = UploadInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        title = given.validated_data["title"]
+        if "url" in given.validated_data:
+            row = attach_url(part, given.validated_data["url"], title)
+        else:
+            try:
+                staged = stage(given.validated_data["file"])
+            except UploadRefused as refusal:
+                raise Refused(refusal) from refusal
+            row = attach(part, staged, title)
+        shown = AttachmentSerializer(row).data
+        return Response(shown, status=status.HTTP_201_CREATED)
+
+
+class AttachmentDetail(generics.RetrieveUpdateDestroyAPIView[Attachment]):
+    """One attachment. PUT and PATCH change its title; DELETE leaves the blob to the collector."""
+
+    serializer_class = AttachmentSerializer
+
+    def get_object(self) -> Attachment:
+        rows = Attachment.objects.select_related("part")
+        return get_object_or_404(rows, part__key=self.kwargs["key"], pk=self.kwargs["pk"])
+
+
+@require_safe
+@translate_errors
+def content(request: HttpRequest, key: str, pk: int) -> HttpResponseBase:
+    """A file's bytes while its row is on its old key; a redirect to the CAS once it has moved."""
+    query = parse_query(request.GET)
+    verify(request.path, query, request.META.get("QUERY_STRING", ""))
+    row = _file_row_or_404(key, pk)
+    if row.digest is not None:
+        return _moved(row, query)
+    try:
+        return deliver(
+            request,
+            row.s3_key or "",
+            query,
+            etag=None,
+            cache_name=str(row.pk),
+            cache_control=TRANSITIONAL_CACHE_CONTROL,
+        )
+    except Absent:
+        # After the row was read it may have been migrated and its old object cleaned up.
+        row = _file_row_or_404(key, pk)
+        if row.digest is None:
+            raise
+        return _moved(row, query)
+
+
+def _file_row_or_404(key: str, pk: int) -> Attachment:
+    rows = Attachment.objects.filter(s3_key__isnull=False).select_related("part")
+    row = get_object_or_404(rows, part__key=key, pk=pk)
+    if row.digest is None and not row.is_legacy:
+        logger.error("integrity error: attachment %s has the key %r", row.pk, row.s3_key)
+        raise Http404
+    return row
+
+
+def _moved(row: Attachment, query: BlobQuery | ThumbnailQuery) -> HttpResponse:
+    """302 to the CAS URL; its name and type are the row's own, so no caller gets to sign others."""
+    location = (
+        row.thumbnail_url(query.size)
+        if isinstance(query, ThumbnailQuery)
+        else row.content_url(query.disposition)
+    )
+    response = HttpResponseRedirect(location)
+    response["Cache-Control"] = TRANSITIONAL_CACHE_CONTROL
+    return response
 
 
 class Cover(APIView):
@@ -126,8 +232,8 @@ class CopyAttachment(APIView):
         target = get_object_or_404(Part, key=asked["target_part_key"])
         with transaction.atomic():
             try:
-                row = references.copy(asked["attachment_id"], target)
-            except references.SourceGone as error:
+                row = copy(asked["attachment_id"], target)
+            except SourceGone as error:
                 raise Http404("there is no such attachment") from error
             if asked["set_as_cover"]:
                 try:

@@ -14,6 +14,7 @@ from attachments.models import Attachment
 from cas.digest import Digest, Hasher
 from cas.storage import attachment_store
 from cas.storage.base import Staged
+from parts.covers import first_image_becomes_cover
 from parts.models import Part
 
 PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
@@ -37,10 +38,17 @@ def staged(data: bytes, path: Path) -> Staged:
     return Staged(path, hasher.digest, hasher.md5, hasher.size)
 
 
+def attached(part: Part, **fields: Any) -> Attachment:
+    """A row as it is once it is attached, whatever its object is."""
+    row = Attachment.objects.create(part=part, **fields)
+    first_image_becomes_cover(row)
+    return row
+
+
 def stored_row(part: Part, data: bytes, path: Path, **fields: Any) -> Attachment:
     """A row on a stored blob, as an image unless `fields` say otherwise."""
     attachment_store().create(staged(data, path))
-    return Attachment.objects.create(part=part, **file_fields(data) | fields)
+    return attached(part, **file_fields(data) | fields)
 
 
 def legacy_row(part: Part, data: bytes, path: Path, **fields: Any) -> Attachment:
@@ -48,7 +56,7 @@ def legacy_row(part: Part, data: bytes, path: Path, **fields: Any) -> Attachment
     key = f"parts/{part.pk}/attachments/{hashlib.md5(data).hexdigest()}.png"  # noqa: S324
     path.write_bytes(data)
     attachment_store().put_legacy(key, path)
-    return Attachment.objects.create(part=part, **file_fields(data) | {"s3_key": key} | fields)
+    return attached(part, **file_fields(data) | {"s3_key": key} | fields)
 
 
 def file_fields(data: bytes) -> dict[str, Any]:

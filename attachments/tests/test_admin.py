@@ -9,10 +9,10 @@ from django.urls import reverse
 
 from attachments import references
 from attachments.admin import DIGEST_SEARCHED
-from attachments.forms import fault_message
 from attachments.models import Attachment
 from attachments.tests.factories import (
     PDF,
+    attached,
     file_fields,
     legacy_row,
     named,
@@ -22,6 +22,7 @@ from attachments.tests.factories import (
 from attachments.uploads import MULTIPART_OVERHEAD
 from cas.digest import Digest
 from cas.storage.base import Denied, Staged, StoreFull, Unreachable
+from parts.forms import fault_message
 from parts.models import Part
 
 pytestmark = pytest.mark.django_db
@@ -239,7 +240,7 @@ class TestStoreFaults:
         def full(received):
             raise StoreFull("disk full")
 
-        monkeypatch.setattr("attachments.forms.stage", full)
+        monkeypatch.setattr("parts.forms.stage", full)
         response = admin_client.post(page, form({"file": named(picture())}))
         assert "has no room left" in text(response)
         assert not part.attachments.exists()
@@ -337,7 +338,7 @@ class TestList:
     def test_what_a_row_shows(self, disk_store, tmp_path, admin_client, part):
         data = picture()
         row = stored_row(part, data, tmp_path / "p")
-        references.copy(row.pk, Part.objects.create(description="Another"))
+        references.copy(row.pk, Part.objects.create(description="Another").pk)
         html = text(admin_client.get(LIST))
         digest = Digest.of(data)
         assert f"/api/cas/{digest}?thumbnail=150" in html
@@ -353,7 +354,7 @@ class TestList:
         html = text(admin_client.get(row_page(row)))
         assert "1 row: this one" in html
         other = Part.objects.create(description="Another")
-        references.copy(row.pk, other)
+        references.copy(row.pk, other.pk)
         html = text(admin_client.get(row_page(row)))
         assert ">2 rows</a>, the others on:" in html
         assert f"/admin/parts/part/{other.pk}/change/" in html
@@ -388,7 +389,7 @@ class TestList:
     def test_filters(self, disk_store, tmp_path, admin_client, part):
         old = legacy_row(part, picture(), tmp_path / "p")
         new = stored_row(part, PDF, tmp_path / "q", attachment_type="pdf")
-        link = references.attach_url(part, "https://example.com", "")
+        link = references.attach_url(part.pk, "https://example.com", "")
 
         def found(**query):
             return set(admin_client.get(LIST, query).context["cl"].result_list)
@@ -399,7 +400,7 @@ class TestList:
         assert found() == {old, new, link}
 
     def test_a_damaged_key_is_shown_as_such(self, disk_store, admin_client, page, part):
-        row = Attachment.objects.create(part=part, **file_fields(b"x") | {"s3_key": "odd"})
+        row = attached(part, **file_fields(b"x") | {"s3_key": "odd"})
         for path in (LIST, page, row_page(row), "/admin/parts/part/"):
             response = admin_client.get(path)
             assert "damaged" in text(response), path
@@ -419,7 +420,7 @@ class TestList:
             other = Part.objects.create(description=f"Part {number}")
             legacy_row(other, picture(), tmp_path / "p")
             stored_row(other, picture(), tmp_path / "p")
-            references.attach_url(other, "https://example.com", "")
+            references.attach_url(other.pk, "https://example.com", "")
         assert queries() == few
 
     def test_small_thumbnails_only_where_sizes_are_fixed(

@@ -375,7 +375,7 @@ def test_an_upload_onto_a_blob_being_collected_survives(
             begun.set()
             bytes_again = staged(b"no rows", tmp_path / "again")
             references.attach(
-                part,
+                part.pk,
                 StagedUpload(bytes_again, "a.pdf", "application/pdf", Attachment.Kind.PDF),
                 "again",
             )

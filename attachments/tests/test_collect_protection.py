@@ -110,7 +110,7 @@ def test_a_delete_in_flight_is_remembered_by_the_next_collection(
     kind = Attachment.Kind.PDF
     upload = StagedUpload(staged(PDF, tmp_path / "again"), "a.pdf", "application/pdf", kind)
     with pytest.raises(Unreachable):
-        references.attach(part, upload, "again")
+        references.attach(part.pk, upload, "again")
     assert not Attachment.objects.exists()
     assert unreferenced not in blobs(store)
 

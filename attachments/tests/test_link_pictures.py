@@ -8,10 +8,9 @@ import pytest
 from django.test import Client
 
 from attachments import references
-from attachments.links import links
 from attachments.locks import SharedLock
 from attachments.models import Attachment
-from attachments.tests.factories import PDF, file_fields, picture
+from attachments.tests.factories import PDF, attached, file_fields, picture
 from attachments.tests.legacy import legacy_key, make_row, on_disk, put, run, summary_of
 from cas.digest import Digest
 from cas.storage.base import BlobStore
@@ -117,7 +116,7 @@ def test_the_stored_type_is_that_of_the_bytes(
     row = moved(row)
     assert row.content_type == stored
     shown = kind == "image" and stored in {"image/jpeg", "image/png", "image/gif"}
-    assert (links(row).thumbnail is not None) == shown
+    assert (row.links().thumbnail is not None) == shown
     assert row.has_picture == shown
     assert Attachment.objects.pictures().filter(pk=row.pk).exists() == shown
 
@@ -213,7 +212,9 @@ def test_a_link_with_a_picture_may_be_the_cover(
     cover = f"/api/parts/{part.key}/cover"
     chosen = client.put(cover, {"attachment_id": with_picture.pk}, "application/json")
     assert chosen.status_code == 200, chosen.content
-    assert client.get(f"/api/parts/{part.key}").json()["cover_url"] == links(with_picture).thumbnail
+    assert (
+        client.get(f"/api/parts/{part.key}").json()["cover_url"] == with_picture.links().thumbnail
+    )
     refused = client.put(cover, {"attachment_id": without.pk}, "application/json")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "not_an_image")
     moved(with_picture)
@@ -223,17 +224,15 @@ def test_a_link_with_a_picture_may_be_the_cover(
 
 def test_only_what_has_a_picture_is_a_cover(part: Part) -> None:
     fields = file_fields(b"x")
-    svg = Attachment.objects.create(part=part, **fields | {"content_type": "image/svg+xml"})
+    svg = attached(part, **fields | {"content_type": "image/svg+xml"})
     part.refresh_from_db()
     assert part.cover_attachment_id is None
     with pytest.raises(NotACover):
         set_cover(part, svg)
-    first = Attachment.objects.create(part=part, **fields)
+    first = attached(part, **fields)
     link(part)
-    Attachment.objects.create(
-        part=part, **fields | {"attachment_type": "pdf", "content_type": "application/pdf"}
-    )
-    second = Attachment.objects.create(part=part, **fields)
+    attached(part, **fields | {"attachment_type": "pdf", "content_type": "application/pdf"})
+    second = attached(part, **fields)
     part.refresh_from_db()
     assert part.cover_attachment == first
     # A PDF, a link and an SVG are older than the image that follows.
@@ -245,16 +244,16 @@ def test_only_what_has_a_picture_is_a_cover(part: Part) -> None:
 def test_a_copy_of_a_link_has_its_picture(store: BlobStore, part: Part) -> None:
     row = moved(link(part, store))
     other = Part.objects.create(description="Its twin")
-    copied = references.copy(row.pk, other)
+    copied = references.copy(row.pk, other.pk)
     assert (copied.s3_key, copied.url) == (row.s3_key, row.url)
-    assert links(copied).thumbnail == links(row).thumbnail
+    assert copied.links().thumbnail == row.links().thumbnail
 
 
 def test_the_admin_shows_a_links_picture(
     disk_store: BlobStore, admin_client: Client, part: Part
 ) -> None:
     row = moved(link(part, disk_store))
-    small = (links(row).thumbnail or "").replace("&", "&amp;")
+    small = (row.links().thumbnail or "").replace("&", "&amp;")
     for address in (f"/admin/parts/part/{part.pk}/change/", "/admin/attachments/attachment/"):
         assert small in admin_client.get(address).content.decode()
     detail = admin_client.get(f"/admin/attachments/attachment/{row.pk}/change/").content.decode()

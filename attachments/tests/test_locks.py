@@ -59,7 +59,9 @@ def unreferenced(store: BlobStore, tmp_path: Path) -> Digest:
 def upload(part: Part, path: Path) -> Attachment:
     content = staged(PDF, path / f"upload-{time.monotonic_ns()}")
     kind = Attachment.Kind.PDF
-    return references.attach(part, StagedUpload(content, "a.pdf", "application/pdf", kind), "again")
+    return references.attach(
+        part.pk, StagedUpload(content, "a.pdf", "application/pdf", kind), "again"
+    )
 
 
 def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -426,7 +426,7 @@ def test_rows_added_meanwhile_are_counted_as_such(
 
     def meanwhile(source: str, *arguments: Any, **options: Any) -> Ingested:
         if not copied and source != made[2].s3_key:
-            copied.append(references.copy(made[2].pk, part))
+            copied.append(references.copy(made[2].pk, part.pk))
         return real(source, *arguments, **options)
 
     monkeypatch.setattr(store, "ingest", meanwhile)

@@ -48,7 +48,7 @@ class Recording:
 
 
 def test_a_row_points_at_stored_bytes(store, part, upload):
-    row = references.attach(part, upload, "Datasheet")
+    row = references.attach(part.pk, upload, "Datasheet")
     with store.read(row.s3_key) as stream:
         assert stream.read() == PDF
     assert (row.s3_key, row.file_size) == (DIGEST.key, len(PDF))
@@ -57,7 +57,7 @@ def test_a_row_points_at_stored_bytes(store, part, upload):
 def test_the_row_is_flushed_before_the_bytes(disk_store, part, upload, monkeypatch):
     recording = Recording(disk_store)
     monkeypatch.setattr(references, "attachment_store", lambda: recording)
-    references.attach(part, upload, "")
+    references.attach(part.pk, upload, "")
     assert recording.rows_seen == [1]
 
 
@@ -65,22 +65,22 @@ def test_a_storage_failure_takes_the_row_back(disk_store, part, upload, monkeypa
     recording = Recording(disk_store, Unreachable("no answer"))
     monkeypatch.setattr(references, "attachment_store", lambda: recording)
     with pytest.raises(Unreachable):
-        references.attach(part, upload, "")
+        references.attach(part.pk, upload, "")
     assert not Attachment.objects.exists()
 
 
 def test_a_blob_of_a_failed_transaction_stays(store, part, upload):
     with transaction.atomic():
-        references.attach(part, upload, "")
+        references.attach(part.pk, upload, "")
         transaction.set_rollback(True)
     assert not Attachment.objects.exists()
     assert store.stat(DIGEST.key).size == len(PDF)
 
 
 def test_the_same_bytes_twice_are_one_object_and_two_rows(store, part, upload):
-    references.attach(part, upload, "one")
+    references.attach(part.pk, upload, "one")
     before = references.DEDUPLICATED_BYTES._value.get()
-    references.attach(part, upload, "two")
+    references.attach(part.pk, upload, "two")
     assert [stat.key for stat in store.scan("cas/")] == [DIGEST.key]
     assert Attachment.objects.count() == 2
     assert references.DEDUPLICATED_BYTES._value.get() - before == len(PDF)
@@ -89,14 +89,14 @@ def test_the_same_bytes_twice_are_one_object_and_two_rows(store, part, upload):
 def test_a_copy_moves_no_bytes(store, part, tmp_path):
     source = stored_row(part, b"image", tmp_path / "staged")
     other = Part.objects.create(description="Its twin")
-    copied = references.copy(source.pk, other)
+    copied = references.copy(source.pk, other.pk)
     assert (copied.part, copied.s3_key) == (other, source.s3_key)
     assert len(list(store.scan(""))) == 1
 
 
 def test_copying_what_is_gone_says_so(disk_store, part):
     with pytest.raises(references.SourceGone):
-        references.copy(4711, part)
+        references.copy(4711, part.pk)
 
 
 def test_repoint_moves_only_from_the_old_key(store, part, tmp_path):
@@ -171,7 +171,7 @@ def test_an_upload_and_a_collection_of_one_digest_exclude_each_other(
 
     monkeypatch.setattr(references, "attachment_store", Slow)
     with ThreadPoolExecutor(2) as pool:
-        uploading = in_thread(pool, references.attach, part, upload, "")
+        uploading = in_thread(pool, references.attach, part.pk, upload, "")
         assert looked.wait(5)
         in_thread(pool, collect).result()
         row = uploading.result()
@@ -186,7 +186,7 @@ def test_an_upload_waits_for_a_collection_and_then_stores_again(store, upload, t
     with ThreadPoolExecutor(1) as pool:
         with references.collecting(store, [DIGEST]) as lock:
             assert lock.removable == {DIGEST}
-            uploading = in_thread(pool, references.attach, part, upload, "")
+            uploading = in_thread(pool, references.attach, part.pk, upload, "")
             with pytest.raises(TimeoutError):
                 uploading.result(timeout=0.3)
             assert list(lock.remove_many([DIGEST.key])) == [(DIGEST.key, None)]

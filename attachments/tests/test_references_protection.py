@@ -106,7 +106,7 @@ def test_a_copy_is_of_the_row_that_was_asked_for(
 ) -> None:
     contents = (b"one", b"two", b"three")
     rows = [stored_row(part, content, tmp_path / content.decode()) for content in contents]
-    copied = references.copy(rows[1].pk, part)
+    copied = references.copy(rows[1].pk, part.pk)
     assert (copied.s3_key, copied.file_size) == (rows[1].s3_key, 3)
 
 
@@ -149,7 +149,7 @@ def test_a_copy_keeps_its_source_from_being_migrated_and_cleaned_up(
             wait_for_lock_or_end(works[0])
 
         with before_its_commit(meanwhile):
-            copied = references.copy(source.pk, part)
+            copied = references.copy(source.pk, part.pk)
         works[0].result(timeout=30)
     copied.refresh_from_db()
     assert store.stat(copied.s3_key or "").size == len(PDF)
@@ -179,7 +179,7 @@ def test_a_copy_keeps_its_sources_blob_from_being_collected(
             wait_for_lock_or_end(works[0])
 
         with before_its_commit(meanwhile):
-            references.copy(source.pk, part)
+            references.copy(source.pk, part.pk)
         works[0].result(timeout=30)
     assert Attachment.objects.count() == 1
     assert_whole(store)

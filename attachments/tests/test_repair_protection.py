@@ -287,7 +287,7 @@ def test_nothing_is_restored_while_a_delete_may_be_on_its_way(
         staged(PDF, tmp_path / "again"), "a.pdf", "application/pdf", Attachment.Kind.PDF
     )
     with pytest.raises(Unreachable):
-        references.attach(part, upload, "again")
+        references.attach(part.pk, upload, "again")
 
 
 @on_disk

@@ -1,4 +1,4 @@
-"""The contract of a blob store, its errors, and what both backends share.
+"""The contract of a blob store, its errors, what both backends share, and the configured store.
 
 Keys are plain strings because a store also holds the older layout's objects; only `create` and
 `ingest` ever write below `cas/`, and both take their key from a digest.
@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast, runtime_checkable
 
-from django.core.exceptions import SuspiciousFileOperation
+from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.files.storage import storages
 
 from cas.digest import CAS_PREFIX, Digest
 
 if TYPE_CHECKING:
     from cas.storage.preflight import Preflight
+
+ALIAS: Final = "attachments"
+"""The name of the store that holds the blobs, in `STORAGES`."""
 
 
 class StoreError(Exception):
@@ -384,3 +388,23 @@ class BlobStore(Protocol):
         Raises the StoreError that says why nothing can be tried at all: Unreachable, or Denied
         with wrong credentials or a bucket that is not there.
         """
+
+
+def attachment_store() -> BlobStore:
+    """The store configured as `STORAGES["attachments"]`, one instance a process.
+
+    Raises ImproperlyConfigured if the configured class keeps another contract, and Django's
+    InvalidStorageError if none is configured.
+    """
+    store = storages[ALIAS]
+    if not keeps_contract(type(store)):
+        raise ImproperlyConfigured(f"STORAGES[{ALIAS!r}] is not a blob store: {type(store)}")
+    return cast(BlobStore, store)
+
+
+def keeps_contract(kind: type) -> bool:
+    """Whether a class has every member of BlobStore.
+
+    The class, not an instance: `hasattr` on an instance would run its properties at every call.
+    """
+    return all(hasattr(kind, name) for name in vars(BlobStore) if not name.startswith("_"))

@@ -17,12 +17,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 from django.db import transaction
 
-from attachments import references
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import ReceivedFile, StagedUpload, stage
 from cas.digest import Digest, hash_stream
 from cas.storage import attachment_store
 from cas.storage.base import BlobStore, Staged
+from parts.covers import attach, attach_url, first_image_becomes_cover
 from parts.models import Part, Tag, Type
 from parts.sample.files import Datasheet, Photo, seeded
 
@@ -241,9 +241,9 @@ def _add(
         names = seeded(part.seed, part.number, "names")
         for title, content in attachments:
             if isinstance(content, str):
-                references.attach_url(row, content, title)
+                attach_url(row, content, title)
             elif layout == "cas":
-                references.attach(row, content, title)
+                attach(row, content, title)
             else:
                 name = uuid.UUID(int=names.getrandbits(128), version=4)
                 _attach_legacy(row, content, title, name, store)
@@ -260,7 +260,7 @@ def _attach_legacy(
 ) -> None:
     """As the older installation left its files. Row, then bytes, then the caller's commit."""
     old_key = f"{LEGACY_PREFIX}{row.pk}/attachments/{name}.{upload.filename.rpartition('.')[2]}"
-    Attachment.objects.create(
+    attachment = Attachment.objects.create(
         part=row,
         attachment_type=upload.kind,
         title=title,
@@ -270,3 +270,4 @@ def _attach_legacy(
         file_size=upload.staged.size,
     )
     store.put_legacy(old_key, upload.staged.path)
+    first_image_becomes_cover(attachment)

@@ -8,7 +8,15 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from attachments.models import Attachment
-from attachments.tests.factories import PDF, file_fields, legacy_row, named, picture, stored_row
+from attachments.tests.factories import (
+    PDF,
+    attached,
+    file_fields,
+    legacy_row,
+    named,
+    picture,
+    stored_row,
+)
 from attachments.tests.waiting import in_thread, wait_for_lock_or_end
 from parts.admin import PartAdmin
 from parts.models import Part, Tag, Type
@@ -244,7 +252,7 @@ class TestCover:
         assert part.cover_attachment == part.attachments.get()
 
     def test_a_cover_that_is_no_image_breaks_no_page(self, disk_store, admin_client, part):
-        row = Attachment.objects.create(part=part, **file_fields(PDF) | {"attachment_type": "pdf"})
+        row = attached(part, **file_fields(PDF) | {"attachment_type": "pdf"})
         Part.objects.filter(pk=part.pk).update(cover_attachment=row.pk)
         assert admin_client.get(LIST).status_code == 200
         assert admin_client.get(page(part)).status_code == 200

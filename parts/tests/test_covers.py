@@ -1,7 +1,7 @@
 import pytest
 
 from attachments.models import Attachment
-from attachments.tests.factories import file_fields
+from attachments.tests.factories import attached, file_fields
 from parts.covers import NotACover, set_cover
 from parts.models import Part
 
@@ -14,7 +14,7 @@ def part():
 
 
 def image(part, **fields):
-    return Attachment.objects.create(part=part, **file_fields(b"x") | fields)
+    return attached(part, **file_fields(b"x") | fields)
 
 
 def cover_of(part):

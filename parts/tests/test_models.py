@@ -4,6 +4,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import fields
 
 from attachments.models import Attachment
+from attachments.tests.factories import attached
 from parts import models, views
 from parts.models import Part, Type
 
@@ -106,7 +107,7 @@ class TestCoverIsOwn:
 
     @pytest.fixture
     def foreign(self):
-        return Attachment.objects.create(part=make(), **FILE)
+        return attached(make(), **FILE)
 
     def test_another_parts_attachment_cannot_be_the_cover(self, foreign):
         part = make()
@@ -146,8 +147,8 @@ def refused(change):
 @pytest.mark.django_db(transaction=True)
 def test_a_foreign_cover_is_a_conflict(client, monkeypatch):
     """The database speaks when the transaction commits, which is still inside the view."""
-    foreign = Attachment.objects.create(part=make(), **FILE)
-    own = Attachment.objects.create(part=make(), **FILE)
+    foreign = attached(make(), **FILE)
+    own = attached(make(), **FILE)
     rows = Part.objects.filter(pk=own.part_id)
     monkeypatch.setattr(
         views, "set_cover", lambda part, row: rows.update(cover_attachment=foreign.pk)
@@ -163,8 +164,8 @@ def test_a_foreign_cover_is_a_conflict(client, monkeypatch):
 @pytest.mark.parametrize("model", [Part, Attachment])
 def test_a_column_can_be_added(model):
     """An ordinary migration: SQLite rebuilds the table for it."""
-    own = Attachment.objects.create(part=make(), **FILE)
-    foreign = Attachment.objects.create(part=make(), **FILE)
+    own = attached(make(), **FILE)
+    foreign = attached(make(), **FILE)
     field = fields.TextField(default="")
     field.set_attributes_from_name("remark")
     field.model = model

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from attachments.models import Attachment
-from attachments.tests.factories import PDF, file_fields, legacy_row, picture, stored_row
+from attachments.tests.factories import PDF, attached, file_fields, legacy_row, picture, stored_row
 from parts import search
+from parts.covers import first_image_becomes_cover
 from parts.models import Part, Tag, Type
 
 pytestmark = pytest.mark.django_db
@@ -164,6 +165,7 @@ class TestParts:
 
         def upload_comes_between(changed):
             cover.save()
+            first_image_becomes_cover(cover)
             return folded(changed)
 
         monkeypatch.setattr(search, "folded_text", upload_comes_between)
@@ -191,7 +193,7 @@ class TestList:
         two = Part.objects.create(description="Fuse 2 A", type=fuse)
         cap = Part.objects.create(description="Cap 1 µF")
         two.tags.set([Tag.objects.create(name="slow"), Tag.objects.create(name="glass")])
-        Attachment.objects.create(part=cap, **file_fields(b"x"))
+        attached(cap, **file_fields(b"x"))
         assert self.keys(client, "?search=1+uf") == [cap.key]
         assert set(self.keys(client, "?type=fuse")) == {one.key, two.key}
         assert self.keys(client, "?tag=slow&tag=GLASS") == [two.key]

@@ -336,7 +336,7 @@ class TestTransitional:
             store.remove(row.s3_key)
             return deliver(*args, **kwargs)
 
-        monkeypatch.setattr("attachments.views.deliver", moved_meanwhile)
+        monkeypatch.setattr("parts.views.deliver", moved_meanwhile)
         assert client.get(shown["view_url"]).status_code == 302
 
     @pytest.mark.parametrize("field", ["view_url", "download_url", "thumbnail_url"])
@@ -361,5 +361,5 @@ class TestTransitional:
         assert response["Cache-Control"] == "no-store"
 
     def test_a_link_has_no_content(self, client, url, part):
-        link = references.attach_url(part, "https://example.com", "")
+        link = references.attach_url(part.pk, "https://example.com", "")
         assert client.get(f"{url}/{link.pk}/content?content_type=a/b").status_code == 404
