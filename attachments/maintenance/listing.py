@@ -17,14 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from django.db.models import BigIntegerField, BooleanField, Q, QuerySet, Value
 
-from attachments.maintenance.retry import Retry, listed, query
+from attachments.maintenance.retry import ROWS_AT_A_TIME, Retry, listed, query
 from attachments.maintenance.runner import CancelToken
 from attachments.object_keys import KeyKind
 from attachments.references import TEST_OBJECT, KeyColumn, key_columns
 from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import Absent, BlobStat, BlobStore
-
-ROWS_AT_A_TIME: Final = 2000
 
 SIZE_COLUMN: Final = "file_size"
 """Where a model that references blobs records their size in bytes, if it does."""

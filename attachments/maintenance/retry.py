@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 from django.db import connection
+from django.db.models import QuerySet
 
 from attachments.locks import CONNECTION_ERRORS, LockLost, with_run_locks
 from attachments.maintenance.report import human_seconds
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+
+ROWS_AT_A_TIME: Final = 2000
 
 ATTEMPTS: Final = 5
 """Tries of one object, in a store that answers otherwise, before the object counts as failed."""
@@ -242,6 +245,20 @@ def query(operation: Callable[[], Value], cancel: CancelToken) -> Value:
     meanwhile whose lock excludes this one.
     """
     return Retry(cancel).call(partial(with_run_locks, operation))
+
+
+def by_id(rows: QuerySet[Any, tuple[Any, ...]], cancel: CancelToken) -> Iterator[tuple[Any, ...]]:
+    """The rows of a `values_list` that begins with `pk`, by id, with no statement left open.
+
+    An open one would pin an SQLite connection to an old state of the database, and on PostgreSQL
+    it would be a server-side cursor, which does not outlive a lost connection.
+    """
+    last = 0
+    portion: list[tuple[Any, ...]]
+    rows = rows.order_by("pk")
+    while portion := query(partial(list, rows.filter(pk__gt=last)[:ROWS_AT_A_TIME]), cancel):
+        yield from portion
+        last = portion[-1][0]
 
 
 def listed(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Final
 
 from django.db.models import Count, Max, Q, Sum
 
 from attachments.locks import LEGACY_LAYOUT, runs_holding
-from attachments.maintenance.listing import ROWS_AT_A_TIME, Entry, survey, wrong_store
+from attachments.maintenance.listing import Entry, survey, wrong_store
 from attachments.maintenance.report import RunSummary
+from attachments.maintenance.retry import by_id
 from attachments.maintenance.runner import CancelToken, Output, Run, maintenance_run
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.object_keys import KeyKind
@@ -181,15 +181,10 @@ def _check_objects(
         run.report.write({"key": key, "fault": "unknown_key", "row": row})
 
 
-def _unknown_keys(run: Run) -> Iterator[tuple[int, str]]:
+def _unknown_keys(run: Run) -> Iterator[tuple[Any, ...]]:
     """Rows with a key of neither layout, which no listing below a prefix shows all of."""
     rows = Attachment.objects.exclude(s3_key=None).exclude(IN_CAS | LEGACY).order_by("pk")
-    named = rows.values_list("pk", "s3_key")
-    last = 0
-    portion: list[tuple[int, str]]
-    while portion := run.query(partial(list, named.filter(pk__gt=last)[:ROWS_AT_A_TIME])):
-        yield from portion
-        last = portion[-1][0]
+    return by_id(rows.values_list("pk", "s3_key"), run.cancel)
 
 
 def _both_layouts(store: BlobStore, cancel: CancelToken) -> Iterator[Entry]:

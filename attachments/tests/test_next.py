@@ -28,7 +28,7 @@ from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import StoreError
 from cas.storage.base import store_error as disk_error
 from cas.storage.s3.client import bucket_missing
-from parts.legacy_import.summary import ImportSummary
+from parts.legacy_import.run import ImportSummary
 
 S = ExitStatus
 GIVEN = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attachments.maintenance import listing
+from attachments.maintenance import retry
 from attachments.models import Attachment
 from attachments.tests.factories import staged
 from attachments.tests.legacy import on_disk, put, run
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 CLEANUP = ("cleanup_legacy_blobs", "--yes-i-am-sure")
 OLD = "parts/1/attachments/00000000-0000-0000-0000-000000000001.pdf"
-MANY = listing.ROWS_AT_A_TIME + 50
+MANY = retry.ROWS_AT_A_TIME + 50
 """More than are fetched at a time."""
 
 

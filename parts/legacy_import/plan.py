@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cas.exit_status import ExitStatus, RunAborted
-from parts.legacy_import.scratch import LONGEST_KEY, TABLES
-from parts.legacy_import.shapes import Shape
+from parts.legacy_import.read import LONGEST_KEY, TABLES
+from parts.legacy_import.sources import Shape
 
 # Whose an attachment is, where parts and kits own sets of them. A set may have several owners:
 # the first gets the row itself, the others one each, as if it had been copied to them.

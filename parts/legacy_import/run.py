@@ -1,35 +1,146 @@
 """Brings the rows of an older installation in: read, plan, check, record, and only then write.
 
-A rehearsal is the same without the last two steps.
+A dry run is the same without the last two steps.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from dataclasses import dataclass
-from typing import Final
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 from attachments.locks import LEGACY_LAYOUT, run_lock
+from attachments.maintenance.report import RunSummary
 from attachments.maintenance.runner import Output, Run, maintenance_run
+from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
 from parts.legacy_import import plan
-from parts.legacy_import.here import read_rows_here
-from parts.legacy_import.ids import reserve_ids
-from parts.legacy_import.loads import PlannedPart, loads
-from parts.legacy_import.objects import check_objects, prove_blobs
-from parts.legacy_import.reading import Reader
-from parts.legacy_import.scratch import TABLES, scratch
-from parts.legacy_import.shapes import Shape
-from parts.legacy_import.source_rows import SourceRows
-from parts.legacy_import.sources import Opening, Table
-from parts.legacy_import.summary import ImportSummary
-from parts.legacy_import.writing import Writer, Written, rehearsed
+from parts.legacy_import.plan import Planned
+from parts.legacy_import.read import TABLES, Reader, read_rows_here, scratch
+from parts.legacy_import.source_rows import IMPORT, SourceRows
+from parts.legacy_import.sources import Opening, Shape, Table
+from parts.legacy_import.write import (
+    PlannedPart,
+    Writer,
+    Written,
+    check_objects,
+    loads,
+    prove_blobs,
+    reserve_ids,
+    would_be_written,
+)
+
+COVERS_NAMED: Final = 20
+"""Parts without their cover that a summary names; the report has them all."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """A table's rows: those read are the sum of the others.
+
+    `deleted_here` were imported before and deleted here since, `forgotten` by name; `left_out`
+    belong to what is not imported at all.
+    """
+
+    read: int = 0
+    imported: int = 0
+    already_here: int = 0
+    deleted_here: int = 0
+    forgotten: int = 0
+    left_out: int = 0
+    failed: int = 0
+    remaining: int = 0
+
+    @property
+    def balances(self) -> bool:
+        parts = asdict(self)
+        read: int = parts.pop("read")
+        return bool(min(parts.values()) >= 0 and read == sum(parts.values()))
+
+
+@dataclass
+class ImportSummary(RunSummary):
+    """`bytes` are those of the objects that imported rows name.
+
+    `lost_covers` counts the parts whose cover could not be brought over; `covers` has why, by the
+    keys of some of them.
+    `left_out` counts, by name, what the source has and an import does not bring.
+    """
+
+    source: str = ""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    lost_covers: int = 0
+    covers: dict[str, str] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def items(self) -> int:
+        return sum(tally.read - tally.remaining for tally in self.tallies.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(tally.failed for tally in self.tallies.values())
+
+    @property
+    def remaining(self) -> int:
+        return sum(tally.remaining for tally in self.tallies.values())
+
+    @property
+    def balances(self) -> bool:
+        return all(tally.balances for tally in self.tallies.values())
+
+    def plan(self, table: str, planned: Planned) -> None:
+        """Take over what the plan decided; what is to be imported remains for now."""
+        self.tallies[table] = Tally(
+            read=planned.read,
+            already_here=planned.already_here,
+            deleted_here=planned.deleted_here,
+            forgotten=planned.forgotten,
+            left_out=planned.left_out,
+            failed=planned.failed,
+            remaining=planned.to_import,
+        )
+
+    def lose_cover(self, part: str, reason: str) -> None:
+        self.lost_covers += 1
+        if len(self.covers) < COVERS_NAMED:
+            self.covers[part] = reason
+
+    def count(self, table: str, fault: str, size: int) -> None:
+        """One of the rows that remained is over."""
+        tally = self.tallies[table]
+        tally.remaining -= 1
+        if fault:
+            tally.failed += 1
+        else:
+            tally.imported += 1
+            self.bytes += size
+
+    def judge(self) -> None:
+        super().judge()
+        if self.status is ExitStatus.DONE and not self.balances:
+            self.status = ExitStatus.ITEMS_FAILED
+            self.reason = "the counts do not balance"
+
+    def blame(self, table: str, row_id: str, name: str, fault: str, reason: str) -> None:
+        """A row that failed, for the classes by count and the samples."""
+        self.fail(fault, f"{table}/{row_id} ({name}): {fault}: {reason}")
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            **{table: asdict(tally) for table, tally in self.tallies.items()},
+            "balances": self.balances,
+            "bytes": self.bytes,
+            "lost_covers": self.lost_covers,
+            "covers": {key: [reason] for key, reason in self.covers.items()},
+            "left_out": {name: count for name, count in sorted(self.left_out.items()) if count},
+        }
+
 
 logger = logging.getLogger(__name__)
-
-IMPORT: Final = "import"
-"""The lock of an import. Two at once would each find that the other's rows are not here yet."""
 
 # What the plan alone decides: every row but those that are still to be written.
 DECIDED: Final = """
@@ -71,7 +182,9 @@ def import_rows(opening: Opening, options: ImportOptions, output: Output) -> Imp
             summary.left_out = reader.left_out
         shape = reader.shape
         source_rows = SourceRows(options.source, shape)
-        _identify(database, options.source, shape)
+        read_rows_here(database, options.source, shape, run.cancel)
+        plan.identify(database, shape)
+        plan.check_same_source(database, options.source)
         if not options.dry_run:
             for recorded in run.watch("recorded", source_rows.record(database)):
                 run.progress.done += recorded - 1
@@ -81,13 +194,6 @@ def import_rows(opening: Opening, options: ImportOptions, output: Output) -> Imp
         _report_decided(database, shape, summary, run)
         _write(database, shape, Writer(source_rows), summary, run)
     return summary
-
-
-def _identify(database: sqlite3.Connection, source: str, shape: Shape) -> None:
-    """Read what is here and was imported before. Raises RunAborted if that was another source."""
-    read_rows_here(database, source, shape)
-    plan.identify(database, shape)
-    plan.check_same_source(database, source)
 
 
 def _plan(database: sqlite3.Connection, shape: Shape, summary: ImportSummary, run: Run) -> None:
@@ -151,7 +257,7 @@ def _write(
         run.cancel.check()
         if not summary.dry_run:
             prove_blobs(store, portion, run.cancel)
-        for written in rehearsed(portion) if summary.dry_run else writer.write(portion):
+        for written in would_be_written(portion) if summary.dry_run else writer.write(portion):
             _record(written, shape, summary, run)
             run.progress.step(0 if written.fault else written.size)
 

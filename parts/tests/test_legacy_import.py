@@ -268,7 +268,7 @@ def test_killed_between_two_portions_and_taken_up_again(
     files = [older_file(100 + number, number, 3) for number in range(1, 8)]
     for row in files:
         put(store, row["s3_key"], b"abc")
-    monkeypatch.setattr("parts.legacy_import.loads.PARTS_AT_A_TIME", 2)
+    monkeypatch.setattr("parts.legacy_import.write.PARTS_AT_A_TIME", 2)
     attach, calls = references.attach_imported, iter(range(2))
 
     class Killed(BaseException):
@@ -279,12 +279,12 @@ def test_killed_between_two_portions_and_taken_up_again(
             raise Killed
         return attach(rows)
 
-    monkeypatch.setattr("parts.legacy_import.writing.references.attach_imported", dies)
+    monkeypatch.setattr("parts.legacy_import.write.references.attach_imported", dies)
     with pytest.raises(Killed):
         import_from(tmp_path, parts, files)
     # Each portion is there with its files, or not at all.
     assert Part.objects.count() == Attachment.objects.count() == 4
-    monkeypatch.setattr("parts.legacy_import.writing.references.attach_imported", attach)
+    monkeypatch.setattr("parts.legacy_import.write.references.attach_imported", attach)
     status, summary = import_from(tmp_path, parts, files)
     assert status == 0, summary
     assert summary["parts"] == tally(imported=3, already_here=4)
@@ -295,7 +295,7 @@ def test_killed_between_two_portions_and_taken_up_again(
 def test_a_part_with_more_files_than_fit_one_transaction(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parts.legacy_import.loads.ATTACHMENTS_AT_A_TIME", 2)
+    monkeypatch.setattr("parts.legacy_import.write.ATTACHMENTS_AT_A_TIME", 2)
     files = [older_link(number, 1) for number in range(1, 8)]
     assert import_from(tmp_path, [older_part(1)], files, "--dry-run")[1]["parts"] == tally(1)
     status, summary = import_from(tmp_path, [older_part(1)], files)

@@ -21,8 +21,7 @@ from attachments.timestamps import create_with_times
 from cas.digest import Digest
 from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore
-from parts.legacy_import.run import IMPORT
-from parts.legacy_import.source_rows import SourceRows
+from parts.legacy_import.source_rows import IMPORT, SourceRows
 from parts.models import Part, SourceRow
 from parts.tests.older import (
     Row,

@@ -11,10 +11,9 @@ from attachments.maintenance.command import MaintenanceCommand, add_asking, add_
 from attachments.maintenance.report import RunSummary
 from attachments.maintenance.runner import Output
 from cas.exit_status import ExitStatus
-from parts.legacy_import import dumps, postgresql
-from parts.legacy_import.release import Release, forget, retire
 from parts.legacy_import.run import ImportOptions, import_rows
-from parts.legacy_import.sources import Opening, Table
+from parts.legacy_import.source_rows import Release, forget, retire
+from parts.legacy_import.sources import Opening, Table, open_database, open_dumps
 
 SOURCE: Final = "older"
 """The name of a source that was given none."""
@@ -112,5 +111,5 @@ def _opening(options: dict[str, Any]) -> Opening | None:
     if "retire" in given and options["source"] != SOURCE:
         raise CommandError("name the source after --retire, without --source")
     if options["database"]:
-        return postgresql.opened(options["database"])
-    return dumps.opened(options["dump"]) if options["dump"] else None
+        return open_database(options["database"])
+    return open_dumps(options["dump"]) if options["dump"] else None

@@ -1,23 +1,173 @@
-"""An older row as a value that the models accept, or the reason why they would not."""
+"""What a row of an older installation becomes here, or why it cannot be imported.
+
+From the bottom up: one value as the type that its column has here, whatever a dump made of it (a
+PostgreSQL driver gives numbers and times, JSON strings and numbers, CSV strings alone); the name
+and the type of a file whose row does not say them; a part or an attachment; and what the scratch
+database keeps of it.
+"""
 
 from __future__ import annotations
 
+import json
+import mimetypes
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 
 from attachments.models import LEGACY_PREFIX, Attachment
-from cas.content_types import canonical
-from cas.digest import is_cas_key
+from attachments.uploads import safe_name
+from cas.content_types import FORMATS, PDF, UNTYPED, canonical
+from cas.digest import CAS_PREFIX, is_cas_key
 from parts.addresses import is_executed
-from parts.legacy_import.file_names import OCTETS, file_name, likely_type, name_in
-from parts.legacy_import.values import BadRow, identifier, moment, names, text, whole
+from parts.legacy_import.sources import BadRow, Shape, Table
 from parts.models import Part, Tag, Type
+
+LONGEST_NUMBER: Final = 40
+"""Characters; Python takes its time over numbers of thousands of digits."""
+
+_ARRAY_ELEMENT: Final = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^,"{}\s][^,"{}]*))\s*(?:,|\Z)')
+
+
+def text(value: Any, column: str) -> str:
+    """Text; NULL is empty, a number is written out."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise _invalid(column, "is not text")
+    written = value if isinstance(value, str) else f"{value}"
+    if "\x00" in written:
+        raise _invalid(column, "has a NUL character")
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        raise _invalid(column, "is not well-formed Unicode") from None
+    return written
+
+
+def identifier(value: Any, column: str) -> str | None:
+    """An older id as text, so that 7 and "7" are the same; None for NULL."""
+    if isinstance(value, UUID):
+        value = str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return text(value, column).strip() or None
+
+
+def whole(value: Any, column: str) -> int | None:
+    """A whole number; None for NULL."""
+    if isinstance(value, float | Decimal) and value == value // 1:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise _invalid(column, "is not a whole number")
+    written = f"{value}".strip() if value is not None else ""
+    if not written:
+        return None
+    if not re.fullmatch(rf"[+-]?[0-9]{{1,{LONGEST_NUMBER}}}", written):
+        raise _invalid(column, "is not a whole number")
+    return int(written)
+
+
+def moment(value: Any, column: str) -> datetime | None:
+    """A point in time in UTC, which is also what one without a zone is taken for."""
+    if not isinstance(value, str | datetime | None):
+        raise _invalid(column, "is not a time")
+    if value is None or value == "":
+        return None
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _invalid(column, "is not a time in ISO 8601") from None
+
+
+def names(value: Any, column: str) -> list[str]:
+    """Names in their order, each once: a list, or one written as JSON, `{a,b}` or `a, b`."""
+    given = _listed(value, column) if isinstance(value, str) else value
+    if given is None:
+        return []
+    if not isinstance(given, list):
+        raise _invalid(column, "is not a list of names")
+    if any(not isinstance(name, str) for name in given):
+        raise _invalid(column, "has something in it that is not a name")
+    written = (text(name, column).strip() for name in given)
+    return list(dict.fromkeys(name for name in written if name))
+
+
+def _listed(value: str, column: str) -> Any:
+    bare = value.strip()
+    if bare.startswith("["):
+        try:
+            return json.loads(bare)
+        except (ValueError, RecursionError):
+            raise _invalid(column, "is not a JSON array") from None
+    if bare.startswith("{") and bare.endswith("}"):
+        return _array(bare[1:-1].strip(), column)
+    return bare.split(",")
+
+
+def _array(inside: str, column: str) -> list[str]:
+    """A one-dimensional array as PostgreSQL writes it."""
+    found = []
+    position = 0
+    while position < len(inside):
+        element = _ARRAY_ELEMENT.match(inside, position)
+        if element is None or element[2] == "NULL":
+            raise _invalid(column, "is not an array of names")
+        quoted, bare = element.groups()
+        found.append(bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+        position = element.end()
+    return found
+
+
+def _invalid(column: str, problem: str) -> BadRow:
+    return BadRow("invalid", f"{column} {problem}")
+
+
+OCTETS: Final = frozenset({"application/octet-stream", *UNTYPED})
+"""Content types that say nothing."""
+
+LOOK: Final = "binary/octet-stream"
+"""The one of them that stands for bytes that may be a picture, until they are looked at."""
+
+
+def file_name(name: str, content_type: str, key: str) -> str:
+    """A safe name that ends as files of the type do; where the type says nothing, as the key."""
+    if content_type not in FORMATS and "." not in name.strip("."):
+        guessed = None if content_type in OCTETS else mimetypes.guess_extension(content_type)
+        name = (name or "attachment") + (guessed or _suffix(key))
+    return safe_name(name, content_type) or "attachment"
+
+
+def name_in(url: str | None) -> str:
+    """The last part of a URL's path."""
+    try:
+        return PurePosixPath(unquote(urlsplit(url or "").path)).name
+    except ValueError:
+        return ""
+
+
+def likely_type(kind: str, key: str) -> str:
+    """What a file whose type nobody looked at is taken for, until its bytes are read."""
+    guessed = mimetypes.guess_type(f"x{_suffix(key)}")[0]
+    if kind == Attachment.Kind.PDF:
+        return guessed or PDF
+    return guessed if guessed in FORMATS else LOOK
+
+
+def _suffix(key: str) -> str:
+    suffix = PurePosixPath(key).suffix
+    return suffix if re.fullmatch(r"\.[0-9A-Za-z]{1,10}", suffix) else ""
+
 
 Raw = Mapping[str, Any]
 
@@ -285,3 +435,78 @@ def _check(row: Model, *unchecked: str) -> None:
             f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()
         )
         raise BadRow("invalid", reason) from None
+
+
+Columns = dict[str, Any]
+
+_KEYS: Final = re.compile(rf"{CAS_PREFIX}[0-9a-f]{{64}}|{LEGACY_PREFIX}[^\"',\t\r\n]+")
+"""What looks like an object's key, wherever it stands."""
+
+
+def label_of(row: Raw, table: Table, shape: Shape) -> Columns:
+    """What a refused row is known by, and the object it names, as far as these can be told."""
+    label: Columns = {}
+    if table is Table.PARTS:
+        wanted: dict[str, Callable[[Any, str], Any]] = {"id": identifier, "key": text}
+        if shape.has_sets:
+            wanted["set_id"] = identifier
+    else:
+        wanted = {"id": identifier, "s3_key": text, "url": text, "size": whole}
+        wanted["set_id" if shape.has_sets else "part"] = identifier
+    columns = {"size": "file_size", "set_id": "attachment_set_id", "part": "part_id"}
+    for name, read in wanted.items():
+        with suppress(BadRow):
+            column = columns.get(name, name)
+            label[name] = read(row.get(column), column) or None
+    if abs(label.get("size") or 0) > LARGEST_SIZE:
+        del label["size"]
+    if label.get("id"):
+        label["id"] = label["id"][:LONGEST_ID]
+    if table is not Table.PARTS:
+        with suppress(BadRow):
+            title = text(row.get("title"), "title") or text(row.get("filename"), "filename")
+            label["name"] = (title or label.get("url") or "")[:255]
+    return label
+
+
+def labels_in(written: str) -> Iterator[Columns]:
+    """One for each object that a row which cannot be read may name; an empty one if none."""
+    keys = dict.fromkeys(_KEYS.findall(written))
+    yield from [{"s3_key": key, "name": key[:255]} for key in keys] or [{}]
+
+
+def part_columns(record: PartRecord) -> Columns:
+    return {
+        "id": record.source_id,
+        "key": record.key,
+        "set_id": record.set_id,
+        "cover": record.cover,
+        "created": instant(record.created),
+        "own_id": own_id(record.source_id),
+        "record": _json(record),
+    }
+
+
+def attachment_columns(record: AttachmentRecord, shape: Shape) -> Columns:
+    return {
+        "id": record.source_id,
+        "set_id" if shape.has_sets else "part": record.owner,
+        "kind": record.kind,
+        "name": record.title,
+        "s3_key": record.s3_key,
+        "url": record.url,
+        "size": record.size,
+        "created": instant(record.created),
+        "has_picture": record.has_picture,
+        "own_id": own_id(record.source_id),
+        "record": _json(record),
+    }
+
+
+def _json(record: PartRecord | AttachmentRecord) -> str:
+    return json.dumps(asdict(record), default=datetime.isoformat)
+
+
+def instant(value: datetime | None) -> str | None:
+    """One spelling for one instant; all of them are in UTC."""
+    return None if value is None else value.isoformat(timespec="microseconds")

@@ -1,33 +1,127 @@
-"""Fills the scratch database with the source's rows, each judged by itself."""
+"""Fills a private scratch database with the source's rows, each judged by itself, and with ours.
+
+The scratch database is an SQLite file on disk that is gone with its connection, and so with the
+process. It keeps memory flat whatever the number of rows, and lets the plan be a handful of joins.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from attachments.maintenance.runner import Run
+from attachments.maintenance.retry import by_id
+from attachments.maintenance.runner import CancelToken, Run
+from attachments.models import Attachment
 from cas.exit_status import ExitStatus, RunAborted
-from parts.legacy_import.columns import (
-    Columns,
-    attachment_columns,
-    label_of,
-    labels_in,
-    part_columns,
-)
-from parts.legacy_import.records import (
+from parts.legacy_import.map import (
     ATTACHMENT_COLUMNS,
     PART_COLUMNS,
+    Columns,
     Raw,
+    attachment_columns,
+    identifier,
+    instant,
+    label_of,
+    labels_in,
     parse_attachment,
     parse_part,
+    part_columns,
+    text,
 )
-from parts.legacy_import.scratch import INDEXES, short_hash
-from parts.legacy_import.shapes import Shape, recognise
-from parts.legacy_import.sources import Source, Table
-from parts.legacy_import.values import BadRow, identifier, text
+from parts.legacy_import.sources import BadRow, Shape, Source, Table, recognise
+from parts.models import Part, SourceRow
+
+CACHE_KIB: Final = 32 * 1024
+
+SCHEMA: Final = """
+-- What ids of types, sellers and tags stand for; `used` if a part has it.
+CREATE TABLE name (
+    kind TEXT, id TEXT, name TEXT, used INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+CREATE INDEX name_name ON name (kind, name);
+CREATE TABLE part_seller (number INTEGER PRIMARY KEY, part TEXT, seller TEXT, link TEXT);
+CREATE TABLE part_tag (number INTEGER PRIMARY KEY, part TEXT, tag TEXT);
+CREATE TABLE attachment_set (id TEXT PRIMARY KEY, cover TEXT) WITHOUT ROWID;
+CREATE TABLE kit (number INTEGER PRIMARY KEY, id TEXT, set_id TEXT);
+
+-- `number` counts the source's rows from 1, `map_id` is the row's id in the table of source rows.
+-- `outcome` is set for what is neither to be imported nor refused: already_here (as the row
+-- `target`), deleted_here, forgotten, left_out. A row with a `fault` is not imported, for `reason`.
+-- `own_id` is the id it had and is to keep if it can. `record` is the row as JSON; the other
+-- columns repeat of it what the plan asks for. `former` is the attachment here that the row became
+-- when it named another object.
+CREATE TABLE part (
+    number INTEGER PRIMARY KEY, id TEXT, map_id TEXT, key TEXT, set_id TEXT, cover TEXT,
+    created TEXT, own_id INTEGER, record TEXT, fault TEXT, reason TEXT, outcome TEXT,
+    target INTEGER, cover_here INTEGER, lost_cover TEXT
+);
+CREATE TABLE attachment (
+    number INTEGER PRIMARY KEY, id TEXT, map_id TEXT, part TEXT, set_id TEXT, kind TEXT,
+    name TEXT, s3_key TEXT, url TEXT, size INTEGER, created TEXT, has_picture INTEGER,
+    own_id INTEGER, record TEXT, fault TEXT, reason TEXT, outcome TEXT, target INTEGER,
+    former INTEGER, is_cover INTEGER NOT NULL DEFAULT 0
+);
+
+-- What earlier imports of this source recorded, and the ids here that any source's rows got.
+CREATE TABLE known (
+    kind TEXT, id TEXT, our_id INTEGER, state TEXT, released TEXT, name TEXT, s3_key TEXT,
+    size INTEGER, PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+CREATE TABLE given_id (kind TEXT, id INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
+
+CREATE TABLE part_here (
+    id INTEGER PRIMARY KEY, key TEXT, cover INTEGER, created TEXT, description TEXT
+);
+CREATE TABLE attachment_here (
+    id INTEGER PRIMARY KEY, part INTEGER, kind TEXT, created TEXT, s3_key TEXT
+);
+"""
+
+INDEXES: Final = """
+CREATE INDEX part_id ON part (id);
+CREATE INDEX part_key ON part (key);
+CREATE INDEX part_map ON part (map_id);
+CREATE INDEX part_set ON part (set_id);
+CREATE INDEX kit_set ON kit (set_id);
+CREATE INDEX attachment_id ON attachment (id);
+CREATE INDEX attachment_map ON attachment (map_id);
+CREATE INDEX attachment_set_id ON attachment (set_id);
+CREATE INDEX attachment_part ON attachment (part);
+CREATE INDEX attachment_key ON attachment (s3_key);
+CREATE INDEX attachment_target ON attachment (target);
+CREATE INDEX here_part ON attachment_here (part);
+"""
+
+LONGEST_KEY: Final = 1024
+"""Characters of an object's key; no store has a longer one."""
+
+TABLES: Final = ("part", "attachment")
+"""The tables that hold rows to import."""
+
+
+@contextmanager
+def scratch() -> Iterator[sqlite3.Connection]:
+    """An empty scratch database; `INDEXES` are for when it has been filled."""
+    # An empty name is SQLite's for a private file, deleted as soon as it is open.
+    with closing(sqlite3.connect("", isolation_level=None)) as database:
+        database.row_factory = sqlite3.Row
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        database.execute("PRAGMA journal_mode = OFF")
+        database.create_function("short_hash", 1, short_hash, deterministic=True)
+        database.executescript(SCHEMA)
+        yield database
+
+
+def short_hash(text: str) -> str:
+    """What stands for a text in a name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 logger = logging.getLogger(__name__)
 
@@ -246,3 +340,41 @@ class Reader:
 
     def _one(self, query: str) -> int:
         return int(self._scratch.execute(query).fetchone()[0])
+
+
+TABLES_OF: Final = {
+    "part": [Table.PARTS],
+    "attachment": [Table.PART_ATTACHMENTS, Table.ATTACHMENTS],
+}
+"""The older tables whose rows become parts and attachments, in whichever shape."""
+
+
+def read_rows_here(
+    scratch: sqlite3.Connection, source: str, shape: Shape, cancel: CancelToken
+) -> None:
+    """Take what tells the rows of this installation from one another, and the map of ids."""
+    parts = Part.objects.values_list(
+        "pk", "key", "cover_attachment_id", "created_at", "description"
+    )
+    _fill(scratch, "part_here", by_id(parts, cancel))
+    attachments = Attachment.objects.values_list(
+        "pk", "part_id", "attachment_type", "created_at", "s3_key"
+    )
+    _fill(scratch, "attachment_here", by_id(attachments, cancel))
+    for kind, tables in TABLES_OF.items():
+        given = SourceRow.objects.filter(source_table__in=tables, our_id__isnull=False)
+        ids = by_id(given.values_list("pk", "our_id"), cancel)
+        _fill(scratch, "given_id", ((kind, our_id) for _pk, our_id in ids))
+    for kind, table in (("part", Table.PARTS), ("attachment", shape.attachments)):
+        known = SourceRow.objects.filter(source=source, source_table=table).values_list(
+            "pk", "source_id", "our_id", "state", "release_cause", "name", "object_key",
+            "object_size",
+        )  # fmt: skip
+        _fill(scratch, "known", ((kind, *row) for _pk, *row in by_id(known, cancel)))
+
+
+def _fill(scratch: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    for row in rows:
+        marks = ", ".join("?" * len(row))
+        plain = tuple(instant(value) if isinstance(value, datetime) else value for value in row)
+        scratch.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", plain)  # noqa: S608 - own names
