@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from django.db import transaction
 from rest_framework import serializers
@@ -41,6 +41,17 @@ class Address(serializers.URLField):
         return "" if is_executed(value) else value
 
 
+def _shown() -> list[str]:
+    """A part's own columns in the model's order, its tags after its type."""
+    hidden = {"cover_attachment", "search_text"}
+    names = [field.name for field in Part._meta.fields if field.name not in hidden]
+    names.insert(names.index("type") + 1, "tags")
+    return names
+
+
+SHOWN: Final = _shown()
+
+
 class PartSerializer(serializers.ModelSerializer[Part]):
     """A part. `type` and `tags` are names; `key` is generated and never changes."""
 
@@ -53,29 +64,7 @@ class PartSerializer(serializers.ModelSerializer[Part]):
 
     class Meta:
         model = Part
-        fields = [
-            "id",
-            "key",
-            "description",
-            "manufacturer",
-            "manufacturer_code",
-            "type",
-            "tags",
-            "product_page",
-            "seller",
-            "seller_link",
-            "package",
-            "pin_count",
-            "pin_pitch",
-            "voltage_rating",
-            "input_voltage",
-            "output_voltage",
-            "mounting_type",
-            "series",
-            "dimensions",
-            "created_at",
-            "updated_at",
-        ]
+        fields = SHOWN
         read_only_fields = ["id", "key", "created_at", "updated_at"]
         extra_kwargs = {"pin_count": {"min_value": 1, "max_value": 2_147_483_647}}
 

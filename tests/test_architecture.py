@@ -55,6 +55,13 @@ def test_cas_has_no_models_and_never_touches_the_database() -> None:
     assert not (ROOT / "cas" / "models.py").exists()
 
 
+def test_no_model_is_looked_up_by_a_string() -> None:
+    for path in modules(*ROOMS):
+        source = path.read_text()
+        assert "get_model(" not in source, path
+        assert "related_model" not in source, path
+
+
 def test_modules_have_names_that_say_something() -> None:
     for path in modules(*ROOMS):
         names = {*path.relative_to(ROOT).with_suffix("").parts}

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db.models import Model
+from django.db.models import CharField, Model, TextField
 
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import safe_name
@@ -185,21 +185,12 @@ neighbours, and ids would run out behind the largest that a column can hold."""
 MOST_PINS: Final = 2**31 - 1
 """What the column holds on PostgreSQL; SQLite's would hold more."""
 
-TEXT_COLUMNS: Final = (
-    "description",
-    "manufacturer",
-    "manufacturer_code",
-    "product_page",
-    "seller_link",
-    "package",
-    "pin_pitch",
-    "voltage_rating",
-    "input_voltage",
-    "output_voltage",
-    "mounting_type",
-    "series",
-    "dimensions",
+TEXT_COLUMNS: Final = tuple(
+    field.name
+    for field in Part._meta.fields
+    if field.editable and isinstance(field, CharField | TextField) and field.name != "seller"
 )
+"""Columns of a part that are copied as they are. A seller may stand in a table of its own."""
 
 PART_COLUMNS: Final = frozenset(TEXT_COLUMNS) | {
     "id", "key", "pin_count", "type", "type_id", "seller", "seller_id", "tags",
