@@ -34,7 +34,7 @@ PICTURE_TYPES = UNTYPED.union(
 )
 """Content types of rows whose bytes are shown as a picture, as far as the row can tell.
 
-A row whose type nobody looked at has one until it is migrated, which looks.
+A row whose type was never identified has one until it is migrated, which identifies it.
 """
 
 
@@ -107,7 +107,7 @@ class Attachment(models.Model):
         db_table = "part_attachments"
         ordering = ["id"]
         indexes = [
-            # For a migration, which asks of each row whether one with the same object comes
+            # For a migration, which must know of each row whether one with the same object comes
             # before it: where many share a few objects, PostgreSQL otherwise reads all rows.
             models.Index(fields=["s3_key", "file_size", "id"], name="attachment_same_object"),
         ]

@@ -51,7 +51,7 @@ TEST_BYTES: Final = b"Inventory writes this object to see whether blobs can be s
 TEST_OBJECT: Final = Digest.of(TEST_BYTES)
 """Of an object of our own that no row references, and that is nevertheless never collected."""
 
-IMPORT_LOOKS: Final = 16
+IMPORT_REQUESTS: Final = 16
 """Requests at a time for the sizes of objects, while imported rows are attached under the locks."""
 
 DEDUPLICATED_UPLOADS = Counter(
@@ -280,8 +280,8 @@ def attach_imported(rows: Sequence[Attachment]) -> dict[int, StoreError]:
         digests = sorted({row.digest for row in rows if row.digest is not None})
         lock_shared(digests)
         # As in repoint: only under the lock does what the store says hold until the commit.
-        with ThreadPoolExecutor(IMPORT_LOOKS) as looks:
-            sizes = looks.map(partial(_size_or_absence, attachment_store()), digests)
+        with ThreadPoolExecutor(IMPORT_REQUESTS) as requests:
+            sizes = requests.map(partial(_size_or_absence, attachment_store()), digests)
             found = dict(zip(digests, sizes, strict=True))
         refused: dict[int, StoreError] = {}
         for position, row in enumerate(rows):

@@ -71,7 +71,7 @@ def _migrating(
 
 
 def _listing(site: Measured, control: Control, counts: tuple[int, ...]) -> list[Table]:
-    """Rehearsals that only look, and runs that delete one object in so many."""
+    """Dry runs, and runs that delete one object in so many."""
     runs = {
         "cleanup_legacy_blobs --dry-run": ((*CLEANUP, "--dry-run"), ""),
         "cleanup_legacy_blobs": ((*CLEANUP, SURE), "deleted"),

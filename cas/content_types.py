@@ -109,7 +109,7 @@ def identify(head: bytes) -> str | None:
 def stored_type(declared: str, head: bytes) -> str:
     """The type of a file that is there already, was `declared` once, and starts with `head`.
 
-    Where the bytes do not tell, a type that they would have told is not believed.
+    Where the bytes do not tell, a type that they would have told is not accepted from anybody.
     """
     if told := identify(head):
         return told

@@ -1,6 +1,6 @@
 """HTTP semantics of serving a blob: ranges, preconditions, bounded bodies and headers.
 
-Knows no store, no settings and no request object, so that every rule here can be tested as a
+Uses no store, no settings and no request object, so that every rule here can be tested as a
 function. Section numbers are RFC 9110's where no other RFC is named.
 """
 
@@ -72,7 +72,7 @@ class RangeRequest:
 
 
 def requested_range(header: str, if_range: str, etag: str) -> RangeRequest | None:
-    """What the Range field asks for, or None where it is to be ignored (§14.2).
+    """What the Range field selects, or None where it is to be ignored (§14.2).
 
     Ignored are other units than bytes, anything malformed, `5-2`, and several ranges (a server
     may, and the whole is always right). `If-Range` counts only as this very ETag, compared

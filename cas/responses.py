@@ -107,7 +107,7 @@ def conditional(
 
 
 def range_of(request: HttpRequest, etag: str) -> http.RangeRequest | None:
-    """The range that is asked for. RFC 9110 §14.2 gives it a meaning in GET alone."""
+    """The range that the request selects. RFC 9110 §14.2 gives it a meaning in GET alone."""
     header = request.META.get("HTTP_RANGE")
     if request.method != "GET" or header is None:
         return None

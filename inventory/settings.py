@@ -106,7 +106,7 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("INVENTORY_TRUSTED_ORIGINS", ORIGINS, [],
             "web sites whose pages may write to the API and the admin"),
         Setting("INVENTORY_BEHIND_TLS_PROXY", BOOLEAN, False,
-            "believe `X-Forwarded-Proto: https`; only if every request comes through a proxy that "
+            "trust `X-Forwarded-Proto: https`; only if every request comes through a proxy that "
             "sets or removes that header"),
         Setting("INVENTORY_SECURE_COOKIES", BOOLEAN, False,
             "send the admin's cookies over https only", "`true` in production"),

@@ -1,4 +1,4 @@
-"""What a list of parts can be asked for: search, filters, order."""
+"""What a request for a list of parts can say: search, filters, order."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class PartQuery(serializers.Serializer[Any]):
     )
 
 
-def filtered(parts: QuerySet[Part], asked: dict[str, Any]) -> QuerySet[Part]:
-    """The parts that a validated PartQuery asks for, in its order."""
-    order = [asked.get("ordering", "key"), "pk"]
-    if asked["search"].strip():
-        parts = matching(parts, asked["search"])
+def filtered(parts: QuerySet[Part], query: dict[str, Any]) -> QuerySet[Part]:
+    """The parts that a validated PartQuery selects, in its order."""
+    order = [query.get("ordering", "key"), "pk"]
+    if query["search"].strip():
+        parts = matching(parts, query["search"])
         order.insert(0, "not_exact")
-    if "type" in asked:
-        parts = parts.filter(type__name__iexact=asked["type"])
-    for tag in asked.get("tag", []):
+    if "type" in query:
+        parts = parts.filter(type__name__iexact=query["type"])
+    for tag in query.get("tag", []):
         parts = parts.filter(tags__name__iexact=tag)
-    if asked["has_cover"] is not None:
-        parts = parts.filter(cover_attachment__isnull=not asked["has_cover"])
+    if query["has_cover"] is not None:
+        parts = parts.filter(cover_attachment__isnull=not query["has_cover"])
     return parts.order_by(*order).distinct()

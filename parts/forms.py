@@ -242,7 +242,7 @@ class AttachmentFormSet(InlineFormSet):
     fault: StoreError | None = None
 
     def is_multipart(self) -> bool:
-        # Django asks the first form only, and that of a stored file has no file to send.
+        # Django considers the first form only, and that of a stored file has no file to send.
         return True
 
     def clean(self) -> None:

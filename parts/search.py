@@ -33,7 +33,7 @@ def folded_text(part: Part) -> str:
 
 
 def folded_with(part: Part, tags: Iterable[str]) -> str:
-    """The same for a part whose tags the caller knows, without asking the database."""
+    """The same for a part whose tags the caller knows, without a query."""
     searched = [part.key, part.description, part.manufacturer, part.manufacturer_code]
     return fold("\n".join([*searched, part.type.name if part.type else "", *tags]))
 

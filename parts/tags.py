@@ -50,7 +50,7 @@ def merge(kept: Tag, merged: Iterable[Tag]) -> int:
     """
     ids = {tag.pk for tag in merged} - {kept.pk}
     with transaction.atomic():
-        # Locked, so that nobody puts a tag on another part between our look and its deletion.
+        # Locked, so that nobody puts a tag on another part between this query and its deletion.
         rows = Tag.objects.select_for_update().filter(pk__in={*ids, kept.pk}).order_by("pk")
         tags = {tag.pk: tag for tag in rows}
         if tags.pop(kept.pk, None) is None:

@@ -86,12 +86,12 @@ class PartList(generics.ListCreateAPIView[Part]):
         given: dict[str, Any] = self.request.query_params.dict()
         if tags := self.request.query_params.getlist("tag"):
             given["tag"] = tags
-        asked = PartQuery(data=given)
-        asked.is_valid(raise_exception=True)
+        query = PartQuery(data=given)
+        query.is_valid(raise_exception=True)
         parts = Part.objects.select_related("type", "cover_attachment").prefetch_related(
             prefetched()
         )
-        return filtered(parts, asked.validated_data)
+        return filtered(parts, query.validated_data)
 
 
 class PartDetail(generics.RetrieveUpdateDestroyAPIView[Part]):
@@ -228,14 +228,13 @@ class CopyAttachment(APIView):
     def post(self, request: Request) -> Response:
         given = CopyInput(data=request.data)
         given.is_valid(raise_exception=True)
-        asked = given.validated_data
-        target = get_object_or_404(Part, key=asked["target_part_key"])
+        target = get_object_or_404(Part, key=given.validated_data["target_part_key"])
         with transaction.atomic():
             try:
-                row = copy(asked["attachment_id"], target)
+                row = copy(given.validated_data["attachment_id"], target)
             except SourceGone as error:
                 raise Http404("there is no such attachment") from error
-            if asked["set_as_cover"]:
+            if given.validated_data["set_as_cover"]:
                 try:
                     set_cover(target, row)
                 except NotACover as error:

@@ -88,13 +88,13 @@ def after(name: str, given: str, summary: RunSummary) -> str | None:
     return command_called(name).next_command(summary, parsed(words))
 
 
-def test_a_rehearsed_cleanup_is_made_with_the_same_limits() -> None:
+def test_a_dry_run_of_a_cleanup_is_made_with_the_same_limits() -> None:
     from attachments.maintenance.cleanup import CleanupSummary
 
     given = "--min-age 30d --max-delete 5 --verify-content --report r"
     for status in (ExitStatus.DONE, ExitStatus.LIMIT_REACHED):
-        rehearsed = CleanupSummary(dry_run=True, status=status, deleted=1)
-        assert after("cleanup_legacy_blobs", f"--dry-run {given}", rehearsed) == (
+        dry_run = CleanupSummary(dry_run=True, status=status, deleted=1)
+        assert after("cleanup_legacy_blobs", f"--dry-run {given}", dry_run) == (
             "CAS_MIGRATION_DELETE_OLD_OBJECTS=true manage.py cleanup_legacy_blobs --report r "
             "--min-age 30d --max-delete 5 --verify-content"
         )
@@ -110,8 +110,8 @@ def test_a_migration_goes_on_with_everything_but_its_limit() -> None:
     assert after("migrate_to_cas", given, ended) == (
         "manage.py migrate_to_cas --bandwidth 20M --max-duration 8h --max-failures 3"
     )
-    rehearsed = MigrationSummary(dry_run=True, status=ExitStatus.LIMIT_REACHED)
-    assert after("migrate_to_cas", f"{given} --dry-run", rehearsed) == (
+    dry_run = MigrationSummary(dry_run=True, status=ExitStatus.LIMIT_REACHED)
+    assert after("migrate_to_cas", f"{given} --dry-run", dry_run) == (
         "manage.py migrate_to_cas --dry-run --bandwidth 20M --max-failures 3"
     )
 

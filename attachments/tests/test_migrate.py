@@ -168,7 +168,7 @@ def test_a_dry_run_foretells_the_run_and_changes_nothing(store: BlobStore, part:
         make_legacy(store, part, content)
     make_row(part, legacy_key(part), 3)
     before = list(Attachment.objects.values_list("pk", "s3_key", "updated_at"))
-    rehearsed, output = run("migrate_to_cas", "--dry-run", "--json", "--workers", "1")
+    dry_run, output = run("migrate_to_cas", "--dry-run", "--json", "--workers", "1")
     assert list(Attachment.objects.values_list("pk", "s3_key", "updated_at")) == before
     assert blobs(store) == set()
     # One worker: of two that copy the same bytes at once, either may be the first.
@@ -176,7 +176,7 @@ def test_a_dry_run_foretells_the_run_and_changes_nothing(store: BlobStore, part:
     done, output = run(*MIGRATE, "--json", "--workers", "1")
     happened = summary_of(output)
     counts = ("planned", "migrated", "deduplicated", "failed", "remaining", "failures", "bytes")
-    assert rehearsed == done == ExitStatus.ITEMS_FAILED
+    assert dry_run == done == ExitStatus.ITEMS_FAILED
     assert {name: foretold[name] for name in counts} == {name: happened[name] for name in counts}
 
 

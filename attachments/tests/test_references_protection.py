@@ -57,10 +57,10 @@ def test_an_imported_row_waits_for_a_collection_of_its_blob(
     with ThreadPoolExecutor(1) as pool:
         with references.collecting(store, [unreferenced]) as lock:
             assert lock.removable == {unreferenced}
-            adopting = in_thread(pool, references.attach_imported, [imported(part)])
-            wait_for_lock_or_end(adopting)
+            importing = in_thread(pool, references.attach_imported, [imported(part)])
+            wait_for_lock_or_end(importing)
             assert list(lock.remove_many([unreferenced.key])) == [(unreferenced.key, None)]
-        refused = adopting.result(timeout=30)
+        refused = importing.result(timeout=30)
     assert [type(fault) for fault in refused.values()] == [Absent]
     assert not Attachment.objects.exists()
 

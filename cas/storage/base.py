@@ -293,7 +293,7 @@ class BlobStore(Protocol):
         """Where uploads are staged: on the blobs' own filesystem if they are files. Exists."""
 
     def read(self, key: str, byte_range: ByteRange | None = None) -> BlobStream:
-        """A stream of the object, or only of the bytes asked for, in one round trip.
+        """A stream of the object, or only of the given range, in one round trip.
 
         The stream raises Corrupt if the store ends it early. Raises Absent. A range must lie
         within the object. Context manager; a file on disk keeps its real `fileno()` (positioned

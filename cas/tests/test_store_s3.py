@@ -557,7 +557,7 @@ class TestFaults:
             stream.read()
 
     @pytest.mark.parametrize("work", ["ingest", "digest_of"])
-    def test_but_does_not_condemn_the_object(
+    def test_but_does_not_call_the_object_wrong(
         self, probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path, work: str
     ) -> None:
         put(probed, "legacy/a", DATA, tmp_path)

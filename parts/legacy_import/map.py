@@ -136,7 +136,7 @@ def _invalid(column: str, problem: str) -> BadRow:
 OCTETS: Final = frozenset({"application/octet-stream", *UNTYPED})
 """Content types that say nothing."""
 
-LOOK: Final = "binary/octet-stream"
+UNIDENTIFIED: Final = "binary/octet-stream"
 """The one of them that stands for bytes that may be a picture, until they are looked at."""
 
 
@@ -161,7 +161,7 @@ def likely_type(kind: str, key: str) -> str:
     guessed = mimetypes.guess_type(f"x{_suffix(key)}")[0]
     if kind == Attachment.Kind.PDF:
         return guessed or PDF
-    return guessed if guessed in FORMATS else LOOK
+    return guessed if guessed in FORMATS else UNIDENTIFIED
 
 
 def _suffix(key: str) -> str:

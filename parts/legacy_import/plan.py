@@ -166,7 +166,7 @@ UPDATE attachment SET fault = 'changed',
     reason = 'it was imported as attachment ' || former || ', with another object'
 WHERE former IS NOT NULL AND fault IS NULL AND outcome IS NULL
 """
-DOUBTFUL: Final = f"""
+UNCONFIRMED: Final = f"""
 {TWINS}
 UPDATE attachment SET fault = 'conflict',
     reason = 'it may be attachment ' || ours.id || ' here, which was made at the same moment'
@@ -276,7 +276,7 @@ def match(scratch: sqlite3.Connection) -> None:
     scratch.execute(CHANGED)
     scratch.execute(ATTACHMENTS_BEFORE_THE_MAP)
     scratch.execute(OTHER_THAN_OURS)
-    scratch.execute(DOUBTFUL)
+    scratch.execute(UNCONFIRMED)
 
 
 def settle(scratch: sqlite3.Connection) -> dict[str, Planned]:

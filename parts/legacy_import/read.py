@@ -54,7 +54,7 @@ CREATE TABLE kit (number INTEGER PRIMARY KEY, id TEXT, set_id TEXT);
 -- `outcome` is set for what is neither to be imported nor refused: already_here (as the row
 -- `target`), deleted_here, forgotten, left_out. A row with a `fault` is not imported, for `reason`.
 -- `own_id` is the id it had and is to keep if it can. `record` is the row as JSON; the other
--- columns repeat of it what the plan asks for. `former` is the attachment here that the row became
+-- columns repeat of it what the plan needs. `former` is the attachment here that the row became
 -- when it named another object.
 CREATE TABLE part (
     number INTEGER PRIMARY KEY, id TEXT, map_id TEXT, key TEXT, set_id TEXT, cover TEXT,

@@ -164,7 +164,7 @@ class ImportOptions:
 
 
 def import_rows(opening: Opening, options: ImportOptions, output: Output) -> ImportSummary:
-    """Import what is not here yet, or rehearse it. Raises RunAborted if there can be no report.
+    """Import what is not here yet, or only plan it. Raises RunAborted if there can be no report.
 
     An error of the database ends the run where it is; the next one finds what was written.
     """

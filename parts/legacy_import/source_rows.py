@@ -234,7 +234,7 @@ class ReleaseSummary(RunSummary):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What is asked for. Without a `confirm` nobody is asked.
+    """What to release. Without a `confirm` no person has to agree.
 
     `without` names tables of names that are left out although rows refer to them.
     """

@@ -93,7 +93,7 @@ class Load:
 
 
 def loads(scratch: sqlite3.Connection) -> Iterator[list[Load]]:
-    """The portions. Each must have been written before the next is asked for."""
+    """The portions. Each must have been written before the next is taken."""
     portion: list[Load] = []
     size = 0
     for row in scratch.execute(PARTS):
@@ -221,7 +221,7 @@ def _from(store: BlobStore, key: str, cancel: CancelToken) -> Iterator[BlobStat]
 
 
 def prove_blobs(store: BlobStore, portion: Sequence[Load], cancel: CancelToken) -> None:
-    """Before rows on blobs are attached: what the store has there is believed only on proof.
+    """Before rows on blobs are attached: what the store has there must be proven.
 
     A planned attachment whose blob is not what it says gets the fault; the others get the type
     that their bytes have. Raises StoreError where the store cannot tell, Cancelled.
