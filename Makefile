@@ -1,6 +1,6 @@
 # make run    a working installation on http://127.0.0.1:8000/, or on PORT
 # make test   every test, on SQLite and on PostgreSQL
-# make check  lint and the tests that start no server, in about a minute: for while you work
+# make check  lint, types and the tests without a server, in about a minute: for while you work
 # make test-store   an S3 service, named by CAS_S3_*: what it can do, then every test of the store
 # make conformance  the same with the stand-in of the tests, and with a Ceph cluster
 # make lint   style, types, import directions, missing migrations
@@ -22,7 +22,7 @@ test: .venv/development
 	.venv/bin/python -m tests.postgres $(PYTEST) -m "not sqlite" tests attachments parts
 
 check: lint
-	$(PYTEST) -m "not postgres" cas attachments parts inventory -k "not s3"
+	$(PYTEST) --units -m "not postgres" cas attachments parts inventory
 
 test-store: .venv/development
 	.venv/bin/python -m tests.store

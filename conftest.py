@@ -12,6 +12,31 @@ from cas.storage import attachment_store
 from cas.storage.base import BlobStore
 from tests.s3 import S3Endpoint, S3Server
 
+SLOW_FIXTURES = {"s3_store", "s3_bucket", "s3_server", "s3_endpoint", "installation"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--units",
+        action="store_true",
+        help="only tests without a server, a process or a database to be emptied after each",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--units"):
+        return
+    units = [item for item in items if _is_unit(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(units)])
+    items[:] = units
+
+
+def _is_unit(item: pytest.Item) -> bool:
+    database = item.get_closest_marker("django_db")
+    emptied = database is not None and database.kwargs.get("transaction")
+    on_s3 = "s3" in item.name
+    return not (emptied or on_s3 or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())))
+
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
-from django.core.signals import request_finished
+from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.test import RequestFactory, override_settings
 from hypothesis import HealthCheck, given, settings
@@ -124,11 +124,13 @@ cases = st.builds(
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     # Blobs need no database, and what closes connections would close the tests'.
-    request_finished.disconnect(close_old_connections)
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
     logging.disable(logging.ERROR)
     yield
     logging.disable(logging.NOTSET)
-    request_finished.connect(close_old_connections)
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
 
 
 @pytest.fixture

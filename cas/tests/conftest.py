@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.signals import request_finished
+from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.test import Client
 
@@ -40,10 +40,12 @@ def put(store: BlobStore, data: bytes) -> Digest:
 
 @pytest.fixture(autouse=True)
 def no_database() -> Iterator[None]:
-    """Closing an answer must not touch a connection that another app's test left open."""
-    request_finished.disconnect(close_old_connections)
+    """No request must touch a connection that another app's test left open."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
     yield
-    request_finished.connect(close_old_connections)
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
 
 
 class ReadingClient(Client):
