@@ -99,3 +99,27 @@ def test_metrics() -> None:
         if family.name.startswith(("cas_", "inventory_"))
     }
     assert set(re.findall(r"^\| `(\w+)` \|", page("metrics.md"), re.M)) == ours
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def test_what_the_pages_name_exists() -> None:
+    """Files by their path or the end of it, links with their headings, and whole packages."""
+    ours = ("inventory", "parts", "attachments", "cas", "tests", "benchmarks", "deploy")
+    files = [str(path.relative_to(ROOT)) for room in ours for path in (ROOT / room).rglob("*.*")]
+    for path in PAGES:
+        text = path.read_text()
+        for name in re.findall(r"`([\w./-]+\.(?:py|sh|ini|toml|conf))`", text):
+            known = (ROOT / name).exists() or any(f"/{file}".endswith(f"/{name}") for file in files)
+            assert known, f"{path.name} names {name}"
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            target, _, heading = link.partition("#")
+            found = (path.parent / target).resolve() if target else path
+            assert found.exists(), f"{path.name} links to {link}"
+            if heading:
+                headings = re.findall(r"^#+ (.*)$", found.read_text(), re.M)
+                slugs = {
+                    re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings
+                }
+                assert heading in slugs, f"{path.name} links to {link}"
