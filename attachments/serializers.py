@@ -2,16 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from rest_framework import serializers
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound
 
 from attachments.models import Attachment
 
 
-class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
+def unknown(name: str, known: Iterable[str], *, code: str) -> ErrorDetail:
+    """What is said of a name that is none, with the nearest that is one."""
+    nearest = get_close_matches(name, known, 1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return ErrorDetail(f"There is no such name.{hint}", code)
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Takes what it can take in full, or refuses it with a reason.
+
+    A name that it does not have is refused, and so is a single value that is given twice, and one
+    that cannot be written, unless it is what is there already: an answer can be changed and sent
+    back. Null clears an optional text or list.
+    """
+
+    COMPUTED: frozenset[str] = frozenset()
+    """What answers have beside the fields."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, Mapping):
+            if faults := {name: [fault] for name in data if (fault := self._fault(data, name))}:
+                raise serializers.ValidationError(faults)
+            data = self._cleared(data)
+        return super().run_validation(data)
+
+    def _fault(self, data: Mapping[str, Any], name: str) -> ErrorDetail | None:
+        field = self.fields.get(name)
+        if field is None and name not in self.COMPUTED:
+            known = [each for each, found in self.fields.items() if not found.read_only]
+            return unknown(name, known, code="unknown_field")
+        given = data.getlist(name) if hasattr(data, "getlist") else [data[name]]
+        if len(given) > 1 and not isinstance(field, serializers.ListField):
+            return ErrorDetail("This is given more than once.", code="repeated")
+        if (field is None or field.read_only) and not self._is_there(name, data[name]):
+            return ErrorDetail("This cannot be written.", code="read_only")
+        return None
+
+    def _is_there(self, name: str, value: Any) -> bool:
+        return (
+            self.instance is not None and self.to_representation(self.instance).get(name) == value
+        )
+
+    def _cleared(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        empty: dict[str, Any] = {}
+        for name, field in self.fields.items():
+            if name in data and data[name] is None and not (field.allow_null or field.required):
+                if isinstance(field, serializers.ListField):
+                    empty[name] = []
+                elif isinstance(field, serializers.CharField) and field.allow_blank:
+                    empty[name] = ""
+        return {**data, **empty} if empty else data
+
+
+class AttachmentSerializer(serializers.ModelSerializer[Attachment], StrictSerializer):
     """An attachment. Only the title can be written; everything else follows from the bytes."""
+
+    COMPUTED = frozenset({"download_url", "view_url", "thumbnail_url"})
 
     part_key = serializers.CharField(source="part.key", read_only=True)
 
@@ -48,7 +105,7 @@ class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
         return shown
 
 
-class UploadInput(serializers.Serializer[Any]):
+class UploadInput(StrictSerializer):
     """Either a `file` (multipart) or a `url` (JSON), each with an optional `title`."""
 
     file = serializers.FileField(

@@ -8,6 +8,7 @@ from typing import Any, Final
 from django.db import transaction
 from rest_framework import serializers
 
+from attachments.serializers import StrictSerializer
 from parts.addresses import is_executed
 from parts.models import TAG_LENGTH, Part, Type
 from parts.tags import names_in_order, set_tags
@@ -15,7 +16,7 @@ from parts.tags import names_in_order, set_tags
 logger = logging.getLogger(__name__)
 
 
-class TypeSerializer(serializers.ModelSerializer[Type]):
+class TypeSerializer(serializers.ModelSerializer[Type], StrictSerializer):
     class Meta:
         model = Type
         fields = ["id", "name"]
@@ -52,8 +53,10 @@ def _shown() -> list[str]:
 SHOWN: Final = _shown()
 
 
-class PartSerializer(serializers.ModelSerializer[Part]):
+class PartSerializer(serializers.ModelSerializer[Part], StrictSerializer):
     """A part. `type` and `tags` are names; `key` is generated and never changes."""
+
+    COMPUTED = frozenset({"cover_url"})
 
     type = serializers.SlugRelatedField(
         slug_field="name", queryset=Type.objects.all(), allow_null=True, required=False
@@ -95,14 +98,17 @@ class PartSerializer(serializers.ModelSerializer[Part]):
         return instance
 
 
-class CoverInput(serializers.Serializer[Any]):
+class CoverInput(StrictSerializer):
     attachment_id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
 
 
-class CopyInput(serializers.Serializer[Any]):
+class CopyInput(StrictSerializer):
     attachment_id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
     target_part_key = serializers.CharField(max_length=10)
     set_as_cover = serializers.BooleanField(default=False)
+
+    def validate_target_part_key(self, key: str) -> str:
+        return key.upper()
 
 
 def cover_url(part: Part) -> str | None:

@@ -1,15 +1,16 @@
 """Routes of types, parts, their attachments and covers, below `/api/`."""
 
 from django.urls import path, register_converter
-from django.urls.converters import StringConverter
 
 from parts import views
 
 
-class PartKey(StringConverter):
-    """A part's key; what cannot be one is not found, without a query."""
+class PartKey:
+    """A part's key in either case; what cannot be one is not found, without a query."""
 
-    regex = "[A-Z]{4}"
+    regex = "[A-Za-z]{4}"
+    to_python = staticmethod(str.upper)
+    to_url = staticmethod(str)
 
 
 register_converter(PartKey, "part_key")

@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 
 from attachments.models import Attachment
 from attachments.references import SourceGone
-from attachments.serializers import AttachmentSerializer, UploadInput
+from attachments.serializers import AttachmentSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
 from cas.responses import translate_errors
 from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
@@ -44,6 +44,37 @@ class Pages(PageNumberPagination):
     page_size_query_param = "page_size"
     max_page_size = 500
 
+    def get_page_size(self, request: Request) -> int:
+        given = request.query_params.get("page_size")
+        if given is None:
+            return self.page_size
+        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= self.max_page_size):
+            fault = ErrorDetail(f"A whole number from 1 to {self.max_page_size}.", "invalid")
+            raise ValidationError({"page_size": [fault]})
+        return int(given)
+
+
+class StrictView(APIView):
+    """Refuses query parameters that it does not have, and single ones that are given twice."""
+
+    PARAMETERS: tuple[str, ...] = ()
+    REPEATABLE: tuple[str, ...] = ()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        known = (*self.PARAMETERS, *self.REPEATABLE)
+        faults: dict[str, list[ErrorDetail]] = {}
+        for name, values in request.query_params.lists():
+            if name not in known:
+                faults[name] = [unknown(name, known, code="unknown_parameter")]
+            elif len(values) > 1 and name not in self.REPEATABLE:
+                faults[name] = [ErrorDetail("This is given more than once.", code="repeated")]
+        if faults:
+            raise ValidationError(faults)
+
+
+PAGES = ("page", "page_size")
+
 
 class InUse(APIException):
     """Something else still refers to what was to be deleted."""
@@ -60,13 +91,14 @@ class Refused(APIException):
         self.detail = ErrorDetail(str(refusal), code=refusal.code)
 
 
-class TypeList(generics.ListCreateAPIView[Type]):
+class TypeList(StrictView, generics.ListCreateAPIView[Type]):
+    PARAMETERS = PAGES
     serializer_class = TypeSerializer
     pagination_class = Pages
     queryset = Type.objects.order_by("name")
 
 
-class TypeDetail(generics.RetrieveUpdateDestroyAPIView[Type]):
+class TypeDetail(StrictView, generics.RetrieveUpdateDestroyAPIView[Type]):
     serializer_class = TypeSerializer
     queryset = Type.objects.all()
 
@@ -78,7 +110,9 @@ class TypeDetail(generics.RetrieveUpdateDestroyAPIView[Type]):
             raise InUse(f"{count} parts are of this type; give them another first") from error
 
 
-class PartList(generics.ListCreateAPIView[Part]):
+class PartList(StrictView, generics.ListCreateAPIView[Part]):
+    PARAMETERS = ("search", "type", "has_cover", "ordering", *PAGES)
+    REPEATABLE = ("tag",)
     serializer_class = PartSerializer
     pagination_class = Pages
 
@@ -94,7 +128,7 @@ class PartList(generics.ListCreateAPIView[Part]):
         return filtered(parts, query.validated_data)
 
 
-class PartDetail(generics.RetrieveUpdateDestroyAPIView[Part]):
+class PartDetail(StrictView, generics.RetrieveUpdateDestroyAPIView[Part]):
     serializer_class = PartSerializer
     lookup_field = "key"
     queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related(
@@ -102,7 +136,7 @@ class PartDetail(generics.RetrieveUpdateDestroyAPIView[Part]):
     )
 
 
-class AttachmentList(mixins.ListModelMixin, generics.GenericAPIView[Attachment]):
+class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[Attachment]):
     """A part's attachments; POST uploads a file (multipart) or adds a link (JSON)."""
 
     serializer_class = AttachmentSerializer
@@ -131,7 +165,7 @@ class AttachmentList(mixins.ListModelMixin, generics.GenericAPIView[Attachment])
         return Response(shown, status=status.HTTP_201_CREATED)
 
 
-class AttachmentDetail(generics.RetrieveUpdateDestroyAPIView[Attachment]):
+class AttachmentDetail(StrictView, generics.RetrieveUpdateDestroyAPIView[Attachment]):
     """One attachment. PUT and PATCH change its title; DELETE leaves the blob to the collector."""
 
     serializer_class = AttachmentSerializer
@@ -188,7 +222,7 @@ def _moved(row: Attachment, query: BlobQuery | ThumbnailQuery) -> HttpResponse:
     return response
 
 
-class Cover(APIView):
+class Cover(StrictView):
     """A part's cover: GET its attachment, PUT `attachment_id` to choose it, DELETE to have none."""
 
     def get(self, request: Request, key: str) -> Response:
@@ -222,7 +256,7 @@ class Cover(APIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class CopyAttachment(APIView):
+class CopyAttachment(StrictView):
     """Attach a stored blob, or a link, to another part. No bytes move."""
 
     def post(self, request: Request) -> Response:

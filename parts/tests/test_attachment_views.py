@@ -1,5 +1,6 @@
 import json
 from contextlib import closing
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -164,8 +165,11 @@ def test_list_and_detail(disk_store, client, url):
 @pytest.mark.parametrize("method", ["put", "patch"])
 def test_only_the_title_changes(disk_store, client, url, method):
     shown = send(client, url, PDF).json()
-    given = {"title": "New", "file_size": 1, "s3_key": "cas/x", "content_type": "text/html"}
-    changed = getattr(client, method)(f"{url}/{shown['id']}", given, format="json").json()
+    send_back = partial(getattr(client, method), f"{url}/{shown['id']}", format="json")
+    for other in ({"file_size": 1}, {"s3_key": "cas/x"}, {"content_type": "text/html"}):
+        assert send_back({"title": "New"} | other).status_code == 400
+    assert client.get(f"{url}/{shown['id']}").json() == shown
+    changed = send_back(shown | {"title": "New"}).json()
     assert changed == shown | {"title": "New", "updated_at": changed["updated_at"]}
 
 
