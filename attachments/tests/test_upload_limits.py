@@ -161,3 +161,25 @@ def test_a_connection_that_breaks_within_a_file_leaves_nothing(
     request.close()
     assert len(seen[0]) == complete + 1, "the file was not being staged"
     assert staged_now(disk_store) == {}
+
+
+def _parts_after(count: int) -> bytes:
+    """A multipart body: `count` files, then more fields than a request may have."""
+    file = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.pdf"\r\n\r\n%s\r\n'
+    field = b'--x\r\nContent-Disposition: form-data; name="f%d"\r\n\r\n1\r\n'
+    fields = b"".join(field % number for number in range(1001))
+    return file % PDF * count + fields + b"--x--\r\n"
+
+
+def test_a_request_that_is_refused_midway_leaves_nothing(disk_store: BlobStore, url: str) -> None:
+    kind = "multipart/form-data; boundary=x"
+    response = APIClient().generic("POST", url, _parts_after(3), content_type=kind)
+    assert response.status_code == 400, response.content
+    assert staged_now(disk_store) == {}
+
+
+def test_files_that_no_view_takes_leave_nothing(disk_store: BlobStore, url: str) -> None:
+    part = url.removesuffix("/attachments")
+    files = {"description": "x", "one": named(PDF), "two": named(PDF)}
+    assert APIClient().put(part, files, format="multipart").status_code == 400
+    assert staged_now(disk_store) == {}
