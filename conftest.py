@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
-from cas.storage import attachment_store
+from cas.storage import attachment_store, capabilities
 from cas.storage.base import BlobStore
 from tests.s3 import S3Endpoint, S3Server
+
+_probed: dict[str, capabilities.Capabilities] = {}
 
 SLOW_FIXTURES = {"s3_store", "s3_bucket", "s3_server", "s3_endpoint", "installation"}
 
@@ -42,6 +45,22 @@ def _is_unit(item: pytest.Item) -> bool:
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store or a database that a test takes away is not waited for during minutes."""
     monkeypatch.setattr("attachments.maintenance.runner.PATIENCE_SECONDS", 1.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _service_models_are_read_once() -> Iterator[None]:
+    """Each client parses megabytes of JSON otherwise, which takes longer than most tests."""
+    kept: dict[str, Any] = {}
+    load = JSONFileLoader.load_file
+
+    def load_once(loader: JSONFileLoader, path: str) -> Any:
+        if path not in kept:
+            kept[path] = load(loader, path)
+        return kept[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", load_once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +99,26 @@ def disk_store(tmp_path: Path, settings: Any) -> BlobStore:
 
 
 @pytest.fixture
-def s3_store(s3_endpoint: S3Endpoint, s3_bucket: str, tmp_path: Path, settings: Any) -> BlobStore:
+def s3_store(
+    request: pytest.FixtureRequest,
+    s3_endpoint: S3Endpoint,
+    s3_bucket: str,
+    tmp_path: Path,
+    settings: Any,
+) -> BlobStore:
     """`attachment_store()` on S3, in this test's own bucket."""
     settings.CAS_STAGING_DIR = str(tmp_path / "staging")
     settings.CAS_STATE_DIR = str(tmp_path / "state")
-    return _configure(
+    store = _configure(
         settings, "cas.storage.s3.S3BlobStorage", s3_endpoint.storage_options(s3_bucket)
     )
+    # Another bucket of the same service supports the same, unless the test plans faults: it is
+    # probed once in a session.
+    if "s3_server" not in request.node.fixturenames:
+        if s3_endpoint.endpoint not in _probed:
+            _probed[s3_endpoint.endpoint] = capabilities.probe(store)
+        capabilities.remember(store, _probed[s3_endpoint.endpoint])
+    return store
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -18,6 +18,7 @@ from attachments.models import Attachment
 from attachments.tests.factories import PDF
 from attachments.tests.legacy import assert_whole, blobs, make_legacy, run, summary_of
 from cas.exit_status import ExitStatus
+from cas.storage import capabilities
 from cas.storage.base import BlobStore
 from parts.models import Part
 from tests.s3 import S3Server
@@ -59,6 +60,7 @@ def carrying(request: pytest.FixtureRequest) -> BlobStore:
         made: BlobStore = request.getfixturevalue("s3_store")
         server: S3Server = request.getfixturevalue("s3_server")
         server.ignore("copy_if_match")
+        capabilities.probe(made, force=True)
         return made
     return request.getfixturevalue("disk_store")  # type: ignore[no-any-return]
 

@@ -67,8 +67,7 @@ def probe(store: BlobStore, *, force: bool = False, log_missing: bool = True) ->
     if capabilities is None:
         results = store.probe_capabilities(f"{PROBE_PREFIX}{uuid.uuid4().hex}/")
         capabilities = Capabilities(results, datetime.now(UTC))
-        _found[store.identity] = capabilities
-        _save(store, capabilities)
+        remember(store, capabilities)
         for name, supported in results.items():
             if not supported and log_missing:
                 log.warning(
@@ -89,6 +88,12 @@ def probe_or_assume_none(store: BlobStore) -> Capabilities:
             "no capability of %s can be probed, none is relied on: %s", store.identity, error
         )
         return NO_CAPABILITIES
+
+
+def remember(store: BlobStore, capabilities: Capabilities) -> None:
+    """Take these for what was found about `store`, here and in the file that processes share."""
+    _found[store.identity] = capabilities
+    _save(store, capabilities)
 
 
 def forget() -> None:
