@@ -173,7 +173,7 @@ def _parts_after(count: int) -> bytes:
 
 def test_a_request_that_is_refused_midway_leaves_nothing(disk_store: BlobStore, url: str) -> None:
     kind = "multipart/form-data; boundary=x"
-    response = APIClient().generic("POST", url, _parts_after(3), content_type=kind)
+    response = APIClient().generic("POST", url, _parts_after(3).decode(), content_type=kind)
     assert response.status_code == 400, response.content
     assert staged_now(disk_store) == {}
 
