@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cas.digest import Digest
-from cas.storage.base import Outcome, Unreachable
+from cas.storage.base import Outcome, StoreError, Unreachable
 from cas.storage.capabilities import probe
 from cas.storage.s3 import S3BlobStorage
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
@@ -125,6 +125,18 @@ def test_other_bytes_of_the_right_size_are_not_ours(
     )
     assert probed.create(staged) is Outcome.HEALED
     assert bytes_at(probed, staged.digest.key) == LARGE
+
+
+def test_an_object_of_another_size_is_not_the_copy(
+    probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """Somebody else wrote the target before the copy was sent again."""
+    put(probed, "legacy/a", DATA, tmp_path)
+    s3_server.fault("CopyObject", "error", status=500, code="InternalError")
+    s3_server.fault("CopyObject", "overwrite_first", key="aside/b", body="another")
+    with pytest.raises(StoreError):
+        probed.copy("legacy/a", "aside/b")
+    assert bytes_at(probed, "aside/b") == b"another"
 
 
 def test_an_upload_that_is_gone_when_aborted_has_left_nothing(
