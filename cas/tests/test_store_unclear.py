@@ -12,7 +12,7 @@ from cas.storage.base import Outcome, StoreError, Unreachable
 from cas.storage.capabilities import probe
 from cas.storage.s3 import S3BlobStorage
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
-from cas.tests.test_store_s3 import LARGE, MIB, uploads
+from cas.tests.test_store_s3 import LARGE, MIB, upload_in_parts, uploads
 from tests.s3 import S3Server
 
 UNCLEAR: list[tuple[str, dict[str, Any]]] = [
@@ -125,6 +125,29 @@ def test_other_bytes_of_the_right_size_are_not_ours(
     )
     assert probed.create(staged) is Outcome.HEALED
     assert bytes_at(probed, staged.digest.key) == LARGE
+
+
+def test_what_is_there_after_a_copy_and_proves_nothing_is_read(
+    probed: S3BlobStorage, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """The source has no MD5 to compare with; somebody else wrote wrong bytes meanwhile."""
+    probed.copy_threshold = probed.copy_part_size = 5 * MIB
+    upload_in_parts(probed, "legacy/a", LARGE)
+    key = Digest.of(LARGE).key
+    s3_server.fault("CompleteMultipartUpload", "error", status=500, code="InternalError")
+    wrong = LARGE[::-1].decode("latin-1")
+    s3_server.fault("CompleteMultipartUpload", "overwrite_first", key=key, body=wrong)
+    assert probed.ingest("legacy/a").outcome is Outcome.HEALED
+    assert bytes_at(probed, key) == LARGE
+
+
+def test_a_copy_that_no_checksum_proves_is_read(probed: S3BlobStorage, s3_server: S3Server) -> None:
+    probed.copy_threshold = probed.copy_part_size = 5 * MIB
+    upload_in_parts(probed, "legacy/a", LARGE)
+    s3_server.reset()
+    assert probed.ingest("legacy/a").outcome is Outcome.STORED
+    # Once to know the digest, once to know that the copy has it.
+    assert s3_server.counts()["GetObject"] == 2
 
 
 def test_an_object_of_another_size_is_not_the_copy(
