@@ -514,7 +514,8 @@ def _hold_beside_sqlite(name: str) -> Iterator[None]:
         # No second process can open a database in memory.
         yield
         return
-    path = Path(f"{database}.{name}.lock")
+    # Beside the file itself, so that whatever path leads to it leads to the same lock.
+    path = Path(f"{os.path.realpath(database)}.{name}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -71,7 +71,8 @@ class Attachment(models.Model):
 
     `s3_key` is the object's key in the store: `cas/<digest>`, or an older installation's
     `parts/{part_id}/attachments/{uuid}.{ext}` until it is migrated. Only
-    `attachments.references` writes it. `file_size` is in bytes.
+    `attachments.references` writes it. `file_size` is in bytes. `migrated_at` is when the row was
+    moved from an older key to its blob.
 
     A link may have an object too, its preview picture; what an older installation did not record
     of that (size, content type) is known once the row is migrated. A file may have a `url`, from
@@ -100,6 +101,7 @@ class Attachment(models.Model):
     file_size = models.BigIntegerField("size", null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
+    migrated_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = AttachmentQuerySet.as_manager()
 

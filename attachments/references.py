@@ -244,12 +244,18 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
 
 def _point(attachment_id: int, old_key: str, digest: Digest, size: int, head: bytes | None) -> bool:
     rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
+    changes: dict[str, Any] = {
+        "s3_key": digest.key,
+        "file_size": size,
+        "migrated_at": timezone.now(),
+    }
+    if head is not None:
+        changes["content_type"] = _stored_type(head)
     if head is None or ((found := sniff(head)) and found.pillow):
-        known = {} if head is None else {"content_type": _stored_type(head)}
-        return rows.update(s3_key=digest.key, file_size=size, **known) == 1
+        return rows.update(**changes) == 1
     with transaction.atomic():
         answers = before_type_is_set.send(Attachment, attachment_id=attachment_id)
-        if not rows.update(s3_key=digest.key, file_size=size, content_type=_stored_type(head)):
+        if not rows.update(**changes):
             return False
         if any(refers for _receiver, refers in answers):
             row = Attachment.objects.get(pk=attachment_id)
@@ -332,9 +338,19 @@ def named(keys: Collection[str], *kinds: KeyKind) -> set[str]:
     }
 
 
+def any_named(*kinds: KeyKind) -> bool:
+    """Whether any row names an object, in a column of these kinds or of any."""
+    return any(column.rows().exists() for column in key_columns(*kinds))
+
+
 def sources_recorded() -> bool:
     """Whether any row of an older installation was ever recorded."""
     return any(column.model._base_manager.exists() for column in _releasable())
+
+
+def rows_migrated() -> bool:
+    """Whether any row of this installation was moved from an older key to its blob."""
+    return Attachment.objects.filter(migrated_at__isnull=False).exists()
 
 
 def ever_named(keys: Collection[str]) -> set[str]:

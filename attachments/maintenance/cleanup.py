@@ -131,6 +131,7 @@ def _check_and_delete(
     store: BlobStore, options: CleanupOptions, summary: CleanupSummary, run: Run
 ) -> None:
     check_complete(store, run)
+    _check_whose(store, options, run)
     verify_content(store, run, workers=options.workers, everything=options.verify_content)
     summary.too_young = summary.unknown = summary.held = 0
     _delete(store, options, summary, run)
@@ -175,6 +176,31 @@ def _check_all_migrated(cancel: CancelToken) -> None:
             f"not every row is migrated: {named}{more}. Nothing more was deleted; run "
             "migrate_to_cas first",
             command="manage.py migrate_to_cas --dry-run",
+        )
+
+
+def _check_whose(store: BlobStore, options: CleanupOptions, run: Run) -> None:
+    """Raises RunAborted unless this database tells whose the older objects are.
+
+    It does if rows of an older installation were imported, or rows of its own were migrated.
+    Otherwise it may be another installation's, or that one's rows are still to be imported.
+    """
+    known = query(references.sources_recorded, run.cancel) or query(
+        references.rows_migrated, run.cancel
+    )
+    first = next(listed(store, LEGACY_PREFIX, run.cancel), None)
+    if known or first is None:
+        return
+    used = query(partial(references.any_named, KeyKind.REFERENCE), run.cancel)
+    if not (used and options.delete_unnamed):
+        raise RunAborted(
+            ExitStatus.REFUSED,
+            f"no row of an older installation was ever imported or migrated here, and so nothing "
+            f"tells whose {first.key} is, and what else is below {LEGACY_PREFIX}. Nothing was "
+            "deleted; check that this is the right database, and import the older installation "
+            + ("first" if used else "first, since no row here has an object"),
+            first="Look at what the database has of the older installation",
+            command="manage.py migration_status",
         )
 
 

@@ -32,7 +32,8 @@ from attachments.tests.legacy import (
 from cas.digest import Digest
 from cas.exit_status import ExitStatus
 from cas.storage.base import Absent, BlobStore, Corrupt, StoreError, Unreachable
-from parts.models import Part
+from parts.models import Part, SourceRow
+from parts.tests.older import put_blob
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -253,6 +254,55 @@ def test_unreferenced_objects_of_the_known_pattern_go_too(
     put(store, unreferenced, b"no rows")
     assert run(*CLEANUP)[0] == 0
     assert unreferenced not in keys_of(store)
+
+
+def test_objects_of_which_no_row_tells_are_left_alone(
+    store: BlobStore, part: Part, settings: Any
+) -> None:
+    """The older installation is not imported yet, or this is another one's database."""
+    settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
+    key = legacy_key(part)
+    put(store, key, b"the only copy")
+    for options in ((), ("--dry-run",), ("--delete-unnamed",)):
+        status, output = run(*CLEANUP, *options)
+        assert status == ExitStatus.REFUSED, output
+        assert f"whose {key} is" in output
+        assert "import" in output
+    # A part that was made here with a photo does not tell either.
+    blob = Digest.of(b"new").key
+    put_blob(store, b"new", b"new")
+    make_row(part, blob, 3)
+    assert run(*CLEANUP)[0] == ExitStatus.REFUSED
+    assert keys_of(store) == {key, blob}
+    assert run(*CLEANUP, "--delete-unnamed")[0] == 0
+    assert keys_of(store) == {blob}
+
+
+@on_disk
+def test_what_has_no_key_is_left_alone(store: Any, migrated: list[str], tmp_path: Path) -> None:
+    directory = Path(store.location, "parts", "1", "attachments")
+    odd = Path(os.fsdecode(os.fsencode(directory) + b"/\xff.pdf"))
+    directory.mkdir(parents=True, exist_ok=True)
+    odd.write_bytes(b"keep")
+    held = directory / "00000000-0000-0000-0000-000000000001.pdf"
+    held.write_bytes(b"held under its own name")
+    SourceRow.objects.create(
+        source="older",
+        source_table="part_attachments",
+        source_id="1",
+        object_key=str(held.relative_to(store.location)),
+    )
+    Path(store.location, "parts", "2").symlink_to(Path(store.location, "parts", "1"))
+    status, output = run(*CLEANUP, "--delete-unnamed")
+    assert status == 0, output
+    assert odd.exists()
+    assert held.exists()
+
+
+@on_disk
+def test_nothing_to_clean_up_is_no_fault(store: BlobStore, settings: Any) -> None:
+    settings.CAS_MIGRATION_DELETE_OLD_OBJECTS = True
+    assert run(*CLEANUP)[0] == 0
 
 
 @on_disk

@@ -18,7 +18,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from attachments import locks, references
-from attachments.locks import SharedLock, exclusive_lock, lock_shared
+from attachments.locks import SharedLock, exclusive_lock, lock_shared, run_lock
 from attachments.maintenance.runner import CancelToken
 from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import PDF, legacy_row, staged
@@ -33,7 +33,7 @@ from attachments.tests.legacy import (
 )
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
-from cas.exit_status import ExitStatus
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStore, StoreError, Unreachable
 from parts.models import Part
 
@@ -303,3 +303,17 @@ def somebody_waits() -> bool:
         waiting = bool(cursor.fetchone()[0])
     other.close()
     return waiting
+
+
+@pytest.mark.sqlite
+def test_a_run_lock_is_of_the_database_whatever_path_leads_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, link = tmp_path / "data" / "db.sqlite3", tmp_path / "link"
+    database.parent.mkdir()
+    link.symlink_to(database.parent)
+    monkeypatch.setitem(connection.settings_dict, "NAME", str(database))
+    with run_lock("collect"):
+        monkeypatch.setitem(connection.settings_dict, "NAME", str(link / database.name))
+        with pytest.raises(RunAborted, match="holds the lock"), run_lock("collect"):
+            pass

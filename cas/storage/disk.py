@@ -15,6 +15,7 @@ import contextlib
 import errno
 import heapq
 import io
+import logging
 import os
 import shutil
 import stat as modes
@@ -57,6 +58,8 @@ from cas.storage.staging import copy_hashed, remove_old_files
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+log = logging.getLogger(__name__)
 
 STAGING: Final = ".staging"
 """Of files on their way in; its name is no key."""
@@ -404,8 +407,9 @@ BATCH: Final = 65_536
 def keys_below(root: Path, prefix: str, after: str) -> Iterator[str]:
     """Keys of the files below `root` that start with `prefix` and come behind `after`.
 
-    Ascending by their bytes, as an S3 listing is, with memory that stays flat. Raises Unreachable
-    if a directory vanishes before it was read: the listing would be incomplete without an error.
+    Ascending by their bytes, as an S3 listing is, with memory that stays flat. Without what can
+    have no key, or has one elsewhere, which is logged. Raises Unreachable if a directory vanishes
+    before it was read: the listing would be incomplete without an error.
     """
     # Start at the deepest directory that holds every match, not at the root.
     parent = prefix.rpartition("/")[0]
@@ -427,12 +431,27 @@ def keys_below(root: Path, prefix: str, after: str) -> Iterator[str]:
     def walk(base: bytes) -> Iterator[str]:
         """Keys that start with `base`, which is empty or a directory's key with its slash."""
         for name in _names(os.fsencode(root), base, leads):
-            if name.endswith(b"/"):
+            if why := _no_key(os.fsencode(root), base, name):
+                log.warning("%s: %r is left alone", why, base + name)
+            elif name.endswith(b"/"):
                 yield from walk(base + name)
             else:
                 yield os.fsdecode(base + name)
 
     yield from walk(os.fsencode(f"{parent}/" if parent else ""))
+
+
+def _no_key(root: bytes, base: bytes, name: bytes) -> str:
+    """Why an entry is not listed, and so never deleted; "" if it is."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return "the name is not UTF-8, which no key is"
+    # The same files may have other keys, and one of these may be named by a row. At the top it is
+    # how a prefix is kept on another disk.
+    if base and name.endswith(b"/") and Path(os.fsdecode(root + b"/" + base + name)).is_symlink():
+        return "a link to a directory"
+    return ""
 
 
 def _names(root: bytes, base: bytes, leads: Callable[[bytes], bool]) -> Iterator[bytes]:

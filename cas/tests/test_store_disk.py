@@ -428,6 +428,24 @@ class TestScan:
         Path(store.path("a/broken")).symlink_to("nowhere")
         assert keys(store) == ["a/x"]
 
+    def test_what_has_no_key_or_another_one_is_left_alone(
+        self, store: DiskBlobStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put(store, "a/x", b"x", tmp_path)
+        Path(store.path("a/link")).symlink_to(store.path("a"))
+        Path(os.fsdecode(os.fsencode(store.path("a/")) + b"\xff.pdf")).write_bytes(b"x")
+        Path(os.fsdecode(os.fsencode(store.path("a/")) + b"\xfe")).mkdir()
+        assert keys(store) == ["a/x"]
+        assert caplog.text.count("is left alone") == 3
+
+    def test_a_prefix_may_be_on_another_disk(self, store: DiskBlobStorage, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        Path(store.location).mkdir(exist_ok=True)
+        Path(store.path("a")).symlink_to(elsewhere)
+        put(store, "a/x", b"x", tmp_path)
+        assert keys(store) == ["a/x"]
+
 
 def test_a_wrong_object_that_is_no_file_is_not_taken_for_one(store: DiskBlobStorage) -> None:
     Path(store.path(Digest.of(DATA).key)).mkdir(parents=True)

@@ -430,8 +430,37 @@ def _check(row: Model, *unchecked: str) -> None:
 
 Columns = dict[str, Any]
 
-_KEYS: Final = re.compile(rf"{CAS_PREFIX}[0-9a-f]{{64}}|{LEGACY_PREFIX}[^\"',\t\r\n]+")
-"""What looks like an object's key, wherever it stands."""
+LONGEST_KEY: Final = 1024
+"""Characters of an object's key; no store has a longer one."""
+
+_BLOB: Final = rf"{CAS_PREFIX}[0-9a-f]{{64}}(?![0-9a-f])"
+_KEY: Final = re.compile(rf"({_BLOB})|({LEGACY_PREFIX}.+)", re.IGNORECASE | re.DOTALL)
+
+_QUOTED: Final = re.compile(
+    rf"""(?:(?P<quote>["'])[^"']*?)?(?P<key>(?i:{_BLOB})|{LEGACY_PREFIX}(?(quote)(?:(?!(?P=quote)).)+|[^",\t]+))"""
+)
+"""What looks like an object's key, wherever it stands: in quotes, or up to the next separator."""
+
+_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)")
+
+
+def recognised_key(written: str) -> str | None:
+    """The object that a key means: with a slash or a bucket before it, or in capitals; or None."""
+    if is_cas_key(written) or is_older_key(written):
+        return written
+    found = _KEY.search(written)
+    if found is None:
+        return None
+    return found[1].lower() if found[1] else LEGACY_PREFIX + found[2][len(LEGACY_PREFIX) :]
+
+
+def held_key(written: str | None) -> str | None:
+    """The key by which a row's object is held, whatever it is written like; None if it has none.
+
+    No store has an object for a longer key than LONGEST_KEY, nor PostgreSQL a text with a NUL.
+    """
+    key = recognised_key(written or "") or written
+    return key if key and len(key) <= LONGEST_KEY and "\0" not in key else None
 
 
 def label_of(row: Raw, table: Table, shape: Shape) -> Columns:
@@ -462,8 +491,26 @@ def label_of(row: Raw, table: Table, shape: Shape) -> Columns:
 
 def labels_in(written: str) -> Iterator[Columns]:
     """One for each object that a row which cannot be read may name; an empty one if none."""
-    keys = dict.fromkeys(_KEYS.findall(written))
+    keys = dict.fromkeys(
+        found["key"].rstrip("\r\n")
+        for spelling in (written, _ESCAPE.sub(_unescaped, written))
+        for found in _QUOTED.finditer(spelling)
+    )
     yield from [{"s3_key": key, "name": key[:255]} for key in keys] or [{}]
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """A character of a JSON text (RFC 8259, 7), without the pairs of UTF-16."""
+    return chr(int(escape[1], 16)) if escape[1] else escape[2]
+
+
+def other_keys(row: Raw, known: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """The objects that columns name which are not imported, each with its column."""
+    for column in sorted(row.keys() - known):
+        values = row[column] if isinstance(row[column], list) else [row[column]]
+        for value in values:
+            if isinstance(value, str) and (key := held_key(recognised_key(value.strip()))):
+                yield column, key
 
 
 def part_columns(record: PartRecord) -> Columns:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cas.exit_status import ExitStatus, RunAborted
-from parts.legacy_import.read import LONGEST_KEY, TABLES
+from parts.legacy_import.read import TABLES
 from parts.legacy_import.sources import Shape
 
 # Whose an attachment is, where parts and kits own sets of them. A set may have several owners:
@@ -35,6 +35,7 @@ SELECT
     attachment.reason
 FROM attachment JOIN part ON part.set_id = attachment.set_id AND part.id <> attachment.part
 WHERE attachment.map_id IS NULL AND attachment.id IS NOT NULL
+    AND (attachment.fault IS NULL OR attachment.fault <> 'duplicate')
 """
 
 REPEATED: Final = """
@@ -55,20 +56,28 @@ UPDATE {table} SET map_id = CASE
 WHERE map_id IS NULL
 """
 
-# A row that has come to name another object than the one it was imported, or forgotten, with is
-# one of its own: the object it names now was never seen here, and must be held by itself. Not so
-# if that is the object of ours, which was migrated as theirs was.
-OTHER_OBJECTS: Final = f"""
+# A row that has come to name another object than the one it was recorded with is one of its own:
+# both objects are held, each by itself, as the first may be the only copy of what the row showed.
+# Not so if it names the object of ours now, which was migrated as theirs was.
+OTHER_OBJECTS: Final = """
 UPDATE attachment SET map_id = map_id || '#' || short_hash(coalesce(attachment.s3_key, '')),
     former = known.our_id
 FROM known
 WHERE known.kind = 'attachment' AND known.id = attachment.map_id
-    AND (known.our_id IS NOT NULL OR known.released = 'forgotten')
-    AND attachment.s3_key IS NOT known.s3_key AND length(attachment.s3_key) <= {LONGEST_KEY}
+    AND (known.our_id IS NOT NULL OR known.released <> '' OR known.s3_key IS NOT NULL)
+    AND held_key(attachment.s3_key) IS NOT known.s3_key
     AND NOT EXISTS (
         SELECT 1 FROM attachment_here AS ours
         WHERE ours.id = known.our_id AND ours.s3_key = attachment.s3_key)
-"""  # noqa: S608 - our own constant
+"""
+
+# One that has come back to an object with which it was refused, after it came over with another.
+FORMER: Final = """
+UPDATE attachment SET former = known.our_id
+FROM known
+WHERE known.kind = 'attachment' AND known.our_id IS NOT NULL
+    AND known.id > attachment.map_id || '#' AND known.id < attachment.map_id || '$'
+"""
 
 KNOWN: Final = """
 UPDATE {table} SET
@@ -150,7 +159,8 @@ UPDATE attachment SET target = ours.id, outcome = 'already_here'
 FROM theirs JOIN ours USING (part, kind, created, n, total)
 WHERE theirs.number = attachment.number
 """  # noqa: S608 - our own constant
-# What ours was before it was migrated is not known any more, unless the map says it.
+# Where ours was migrated since, its bytes tell whether it was this object
+# (`write.check_same_bytes`).
 OTHER_THAN_OURS: Final = """
 UPDATE attachment SET fault = 'changed', target = NULL, outcome = NULL,
     reason = 'it is attachment ' || ours.id || ' here, with another object'
@@ -236,14 +246,16 @@ class Planned:
 
 def identify(scratch: sqlite3.Connection, shape: Shape) -> None:
     """Give every row the id by which it is known from one import to the next."""
+    for table in TABLES:
+        scratch.execute(REPEATED.format(table=table, column="id", among="map_id IS NULL"))
     if shape.has_sets:
         scratch.execute(OWNERS)
         scratch.execute(SET_COVERS)
         scratch.execute(FURTHER_OWNERS)
     for table, content in (("part", "key"), ("attachment", "s3_key, url")):
-        scratch.execute(REPEATED.format(table=table, column="id", among="map_id IS NULL"))
         scratch.execute(MAP_IDS.format(table=table, content=content))
     scratch.execute(OTHER_OBJECTS)
+    scratch.execute(FORMER)
     scratch.execute(REPEATED.format(table="part", column="key", among="fault IS NULL"))
 
 

@@ -21,14 +21,17 @@ from attachments.models import Attachment
 from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import.map import (
     ATTACHMENT_COLUMNS,
+    LONGEST_ID,
     PART_COLUMNS,
     Columns,
     Raw,
     attachment_columns,
+    held_key,
     identifier,
     instant,
     label_of,
     labels_in,
+    other_keys,
     parse_attachment,
     parse_part,
     part_columns,
@@ -68,6 +71,11 @@ CREATE TABLE attachment (
     former INTEGER, is_cover INTEGER NOT NULL DEFAULT 0
 );
 
+-- Objects that other columns name, of whichever table; `name` is what the hold is known by.
+CREATE TABLE other_key (
+    source_table TEXT, name TEXT, source_column TEXT, s3_key TEXT, PRIMARY KEY (source_table, name)
+) WITHOUT ROWID;
+
 -- What earlier imports of this source recorded, and the ids here that any source's rows got.
 CREATE TABLE known (
     kind TEXT, id TEXT, our_id INTEGER, state TEXT, released TEXT, name TEXT, s3_key TEXT,
@@ -98,9 +106,6 @@ CREATE INDEX attachment_target ON attachment (target);
 CREATE INDEX here_part ON attachment_here (part);
 """
 
-LONGEST_KEY: Final = 1024
-"""Characters of an object's key; no store has a longer one."""
-
 TABLES: Final = ("part", "attachment")
 """The tables that hold rows to import."""
 
@@ -114,6 +119,7 @@ def scratch() -> Iterator[sqlite3.Connection]:
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         database.execute("PRAGMA journal_mode = OFF")
         database.create_function("short_hash", 1, short_hash, deterministic=True)
+        database.create_function("held_key", 1, held_key, deterministic=True)
         database.executescript(SCHEMA)
         yield database
 
@@ -163,7 +169,10 @@ def _named_by(row: BadRow, label: Columns) -> Columns:
 
 
 class Reader:
-    """Reads one source. `left_out` counts, by name, what it has and an import does not bring."""
+    """Reads one source. `left_out` counts, by name, what it has and an import does not bring.
+
+    `rows` counts those of parts and of attachments.
+    """
 
     def __init__(
         self, scratch: sqlite3.Connection, source: Source, without: frozenset[Table], run: Run
@@ -173,6 +182,7 @@ class Reader:
         self._without = without
         self._run = run
         self.left_out: Counter[str] = Counter()
+        self.rows: Counter[str] = Counter()
         self.shape: Shape = recognise(source)
         self._tables = {*source.tables(), *(table for table in Table if source.columns(table))}
         # A column of tags comes before tables of them, which are then left out.
@@ -307,6 +317,7 @@ class Reader:
             query = f"INSERT INTO {name} ({', '.join(given)}) VALUES ({marks})"  # noqa: S608 - own names
             self._insert(query, *given.values())
             self._run.progress.step()
+        self.rows[table] = number
         logger.info("read %d rows of %s", number, table)
 
     def _judged(
@@ -329,6 +340,10 @@ class Reader:
         for column in row.keys() - known:
             if row[column] not in (None, "", [], {}):
                 self.left_out[f"{table}.{column}"] += 1
+        insert = "INSERT OR IGNORE INTO other_key VALUES (?, ?, ?, ?)"
+        for column, key in other_keys(row, known):
+            name = f"{str(row.get('id'))[:LONGEST_ID]}.{column[:LONGEST_ID]}#{short_hash(key)}"
+            self._insert(insert, table, name, column, key)
 
     def _count_unused(self) -> None:
         query = "SELECT kind, count(*) FROM name WHERE NOT used GROUP BY kind"

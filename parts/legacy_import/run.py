@@ -14,7 +14,7 @@ from typing import Any, Final
 from attachments.locks import LEGACY_LAYOUT, run_lock
 from attachments.maintenance.report import RunSummary
 from attachments.maintenance.runner import Output, Run, maintenance_run
-from cas.exit_status import ExitStatus
+from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
 from parts.legacy_import import plan
 from parts.legacy_import.plan import Planned
@@ -26,6 +26,7 @@ from parts.legacy_import.write import (
     Writer,
     Written,
     check_objects,
+    check_same_bytes,
     loads,
     prove_blobs,
     reserve_ids,
@@ -180,6 +181,13 @@ def import_rows(opening: Opening, options: ImportOptions, output: Output) -> Imp
             reader = Reader(database, source, options.without, run)
             reader.read()
             summary.left_out = reader.left_out
+        if not any(reader.rows.values()):
+            raise RunAborted(
+                ExitStatus.REFUSED,
+                "the source has no parts and no attachments; nothing was imported. Check that it "
+                "is the right one: nothing that belongs to an older installation may be cleaned "
+                "up before its rows are imported",
+            )
         shape = reader.shape
         source_rows = SourceRows(options.source, shape)
         read_rows_here(database, options.source, shape, run.cancel)
@@ -200,7 +208,9 @@ def _plan(database: sqlite3.Connection, shape: Shape, summary: ImportSummary, ru
     """Decide about every row; nothing here is changed. Raises StoreError, Cancelled."""
     run.progress.begin("planned")
     plan.match(database)
-    check_objects(database, attachment_store(), run.cancel)
+    store = attachment_store()
+    check_same_bytes(database, store, run.cancel)
+    check_objects(database, store, run.cancel)
     for name, planned in plan.settle(database).items():
         summary.plan(_table(name, shape), planned)
 

@@ -24,7 +24,7 @@ from attachments.references import key_columns
 from cas.digest import Digest, is_cas_key
 from cas.exit_status import ExitStatus, RunAborted
 from parts.legacy_import import plan
-from parts.legacy_import.read import LONGEST_KEY, TABLES, Reader, read_rows_here, scratch
+from parts.legacy_import.read import TABLES, Reader, read_rows_here, scratch
 from parts.legacy_import.sources import Opening, Shape, Table
 from parts.models import SourceRow
 
@@ -49,7 +49,7 @@ COLUMNS: Final = {
     "part": {"name": "coalesce(part.key, '')", "key": "NULL", "size": "NULL"},
     "attachment": {
         "name": "coalesce(attachment.name, '')",
-        "key": "attachment.s3_key",
+        "key": "held_key(attachment.s3_key)",
         # A size that the source does not know was taken from the object.
         "size": "coalesce(attachment.size, known.size)",
     },
@@ -73,6 +73,9 @@ WHERE attachment.outcome = 'already_here' AND refused.state = 'refused' AND refu
 """
 
 LONGEST_NAME: Final = 255
+
+OTHER_COLUMN: Final = "other_column"
+"""The reason for which an object is held that a column names which is not imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +111,43 @@ class SourceRows:
             query = UNRECORDED.format(table=name, **COLUMNS[name])
             unrecorded = scratch.execute(query)
             while rows := unrecorded.fetchmany(BATCH):
-                self._record(table, rows)
+                self._record(
+                    [
+                        {
+                            "source_table": table,
+                            "source_id": row["map_id"],
+                            "name": row["name"][:LONGEST_NAME],
+                            "object_key": row["s3_key"],
+                            "object_size": row["size"],
+                        }
+                        for row in rows
+                    ],
+                    ("name", "object_key", "object_size"),
+                )
                 yield len(rows)
-
-    def _record(self, table: Table, rows: Sequence[sqlite3.Row]) -> None:
-        keys = {row["s3_key"] for row in rows if is_cas_key(row["s3_key"] or "")}
-        with transaction.atomic():
-            lock_shared([Digest.from_key(key) for key in sorted(keys)])
-            self._write(
-                (
+        others = scratch.execute("SELECT * FROM other_key ORDER BY source_table, name")
+        while rows := others.fetchmany(BATCH):
+            self._record(
+                [
                     {
-                        "source_table": table,
-                        "source_id": row["map_id"],
-                        "name": row["name"][:LONGEST_NAME],
-                        "object_key": _storable(row["s3_key"]),
-                        "object_size": row["size"],
+                        "source_table": row["source_table"],
+                        "source_id": row["name"],
+                        "object_key": row["s3_key"],
+                        "state": SourceRow.State.REFUSED,
+                        "reason_code": OTHER_COLUMN,
+                        "reason": f"the column {row['source_column']} is not imported",
                     }
                     for row in rows
-                ),
-                ("name", "object_key", "object_size"),
+                ],
+                ("reason",),
             )
+            yield len(rows)
+
+    def _record(self, rows: list[dict[str, Any]], changed: tuple[str, ...]) -> None:
+        keys = {row["object_key"] for row in rows if is_cas_key(row["object_key"] or "")}
+        with transaction.atomic():
+            lock_shared([Digest.from_key(key) for key in sorted(keys)])
+            self._write(rows, changed)
 
     def settle_decided(self, scratch: sqlite3.Connection) -> None:
         """Note what the plan alone decided: refusals, rows found without a map, resolved ones."""
@@ -179,11 +199,6 @@ class SourceRows:
             unique_fields=IDENTITY,
             update_fields=changed,
         )
-
-
-def _storable(key: str | None) -> str | None:
-    """No store has an object for a longer key, nor PostgreSQL a text with a NUL."""
-    return key if key and len(key) <= LONGEST_KEY and "\0" not in key else None
 
 
 logger = logging.getLogger(__name__)

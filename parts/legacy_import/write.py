@@ -220,6 +220,41 @@ def _from(store: BlobStore, key: str, cancel: CancelToken) -> Iterator[BlobStat]
     return listed(store, prefix, cancel, after=after if after.startswith(prefix) else "")
 
 
+# Rows found here by their times alone, whose object ours may have been before it was migrated.
+SAME_BYTES: Final = """
+SELECT attachment.number, attachment.s3_key, ours.id, ours.s3_key AS blob
+FROM attachment JOIN attachment_here AS ours ON ours.id = attachment.target
+WHERE attachment.outcome = 'already_here' AND attachment.s3_key IS NOT ours.s3_key
+    AND attachment.s3_key IS NOT NULL AND ours.s3_key GLOB 'cas/*'
+    AND NOT EXISTS (
+        SELECT 1 FROM known WHERE kind = 'attachment' AND id = map_id AND our_id = target)
+ORDER BY attachment.number
+"""
+OTHER_BYTES: Final = """
+UPDATE attachment SET fault = 'changed', target = NULL, outcome = NULL,
+    reason = 'it is attachment ' || ? || ' here, with other bytes'
+WHERE number = ?
+"""
+
+
+def check_same_bytes(scratch: sqlite3.Connection, store: BlobStore, cancel: CancelToken) -> None:
+    """Refuse the rows that were taken for rows here by their times, but have other bytes.
+
+    Two installations can have made one at the same moment, in parts of the same key. An object that
+    is not there any more can tell nothing, nor be lost. Raises RunAborted, Cancelled.
+    """
+    others = []
+    for number, key, ours, blob in scratch.execute(SAME_BYTES):
+        cancel.check()
+        try:
+            digest, _stat = Retry(cancel, store).call(partial(store.digest_of, key))
+        except Absent:
+            continue
+        if digest.key != blob:
+            others.append((ours, number))
+    scratch.executemany(OTHER_BYTES, others)
+
+
 def prove_blobs(store: BlobStore, portion: Sequence[Load], cancel: CancelToken) -> None:
     """Before rows on blobs are attached: what the store has there must be proven.
 

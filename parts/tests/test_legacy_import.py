@@ -337,7 +337,7 @@ def test_only_one_import_at_a_time(store: BlobStore, tmp_path: Path) -> None:
 
 
 def import_from_status(directory: Path) -> int:
-    return import_from(directory, [], [])[0]
+    return import_from(directory, [older_part(1)], [])[0]
 
 
 @pytest.fixture

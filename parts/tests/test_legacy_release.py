@@ -335,15 +335,15 @@ def test_the_digests_lock_is_held_while_rows_are_recorded_and_attached(
     record, create = SourceRows._record, create_with_times
     write = SourceRows._write
 
-    def recorded(self: SourceRows, table: Any, rows: Any) -> None:
+    def recorded(self: SourceRows, rows: Any, changed: Any) -> None:
         def written(*arguments: Any) -> None:
             write(*arguments)
-            if table == "part_attachments":
+            if rows[0]["source_table"] == "part_attachments":
                 look()
 
         with monkeypatch.context() as patched:
             patched.setattr(SourceRows, "_write", written)
-            record(self, table, rows)
+            record(self, rows, changed)
 
     def created(rows: Any) -> None:
         create(rows)
@@ -463,6 +463,149 @@ def test_another_object_of_a_row_from_before_there_was_a_map_is_told(
     status, summary = import_from(tmp_path, parts, files)
     assert (status, summary["failures"]) == (3, {"changed": 1})
     assert states()["11"] == (STATE.REFUSED, "changed")
+
+
+def test_a_row_of_the_same_moment_with_other_bytes_is_not_taken_for_ours(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    """Two installations have parts of one key, and attachments made at one moment."""
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    theirs = [moved(store, files[1], b"of the other", "parts/7/attachments/a.pdf"), files[2]]
+    put(store, files[2]["s3_key"], b"datasheet")
+    status, summary = import_from(tmp_path, parts, theirs, "--source", "other")
+    assert (status, summary["failures"]) == (3, {"changed": 1})
+    assert summary["part_attachments"]["already_here"] == 1
+    assert legacy("--retire", "other")[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == {"parts/7/attachments/a.pdf"}
+
+
+def test_a_refused_row_that_names_another_object_holds_both(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = one_refused(store, tmp_path)
+    for key in (None, "parts/3/attachments/mended.pdf", "p" * 2000, REFUSED_KEY):
+        files[3]["s3_key"] = key
+        if key and key.startswith("parts/3/attachments/m"):
+            files[3] = moved(store, files[3], b"mended", key)
+        import_from(tmp_path, parts, files)
+        assert references.named([REFUSED_KEY], KeyKind.HOLD) == {REFUSED_KEY}
+    # What came over with another object does not come over again.
+    assert Attachment.objects.filter(title="File 13").count() == 1
+    assert states()["13"] == (STATE.REFUSED, "changed")
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == {REFUSED_KEY}
+    assert legacy("--forget", "part_attachments/13")[0] == 0
+    clean(settings)
+    assert legacy_keys(store) == set()
+
+
+@on_disk
+def test_an_accepted_row_without_an_object_now_holds_the_one_it_had(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    parts, files = collection(store)
+    assert import_from(tmp_path, parts, files)[0] == 0
+    key, files[1]["s3_key"] = files[1]["s3_key"], None
+    assert import_from(tmp_path, parts, files)[0] == 3
+    assert references.named([key], KeyKind.HOLD) == {key}
+
+
+@on_disk
+def test_an_object_is_held_however_its_key_is_written(store: BlobStore, tmp_path: Path) -> None:
+    parts, files = collection(store)
+    blobs = [Digest.of(bytes([number])) for number in range(5)]
+    written = [
+        f"/{blobs[0].key}",
+        f"s3://bucket/{blobs[1].key}",
+        blobs[2].key.upper(),
+        f"https://store.example/bucket/CAS/{blobs[3].hex}?versionId=1",
+        "s3://bucket/parts/9/attachments/our plan, v2.pdf",
+    ]
+    files += [older_file(60 + at, 1, 1, s3_key=key) for at, key in enumerate(written)]
+    status, summary = import_from(tmp_path, parts, files)
+    assert (status, summary["failures"]) == (3, {"unknown_key": 5})
+    keys = {blob.key for blob in blobs[:4]} | {"parts/9/attachments/our plan, v2.pdf"}
+    assert references.named(keys, KeyKind.HOLD) == keys
+
+
+def test_objects_of_columns_that_are_not_imported_are_held(
+    store: BlobStore, tmp_path: Path, settings: Any
+) -> None:
+    parts, files = collection(store)
+    preview, page = Digest.of(b"preview"), "parts/1/attachments/page.png"
+    put_blob(store, b"preview", b"preview")
+    put(store, page, b"page")
+    files[0]["preview_key"] = preview.key
+    parts[0]["pages"] = [page, "no key", 7]
+    for _ in range(2):
+        status, summary = import_from(tmp_path, parts, files)
+        assert status == 0
+    assert summary["left_out"] == {"part_attachments.preview_key": 1, "parts.pages": 1}
+    assert legacy("--retire", "older")[0] == 0
+    clean(settings)
+    grace = ("--grace", "0s", "--max-delete-percent", "100")
+    assert run("collect_garbage", "--yes-i-am-sure", *grace)[0] == 0
+    assert legacy_keys(store) == {page}
+    assert store.stat(preview.key)
+    status, summary = legacy("--forget", "other_column")
+    assert (status, summary["rows_released"]) == (0, 2)
+    clean(settings)
+    assert legacy_keys(store) == set()
+
+
+@on_disk
+def test_a_repeated_attachment_of_a_set_of_two_parts_is_refused_once(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    files = [older_file(1, 0, 0, "url", url="https://example.org", s3_key=None) for _ in range(2)]
+    for row in files:
+        row["attachment_set_id"] = 5
+        del row["part_id"]
+    tables = {
+        "parts": [older_part(number, attachment_set_id=5) for number in (1, 2)],
+        "attachments": files,
+        "attachment_sets": [{"id": 5, "cover_attachment_id": None}],
+    }
+    dumped = ("--dump", str(dump(tmp_path / "dump", tables)))
+    for _ in range(2):
+        status, summary = legacy(*dumped)
+        assert (status, summary["failures"]) == (3, {"duplicate": 1})
+        assert Attachment.objects.count() == 2
+    assert legacy("--retire", "older", *dumped)[0] == 0
+
+
+@on_disk
+def test_a_source_without_rows_is_not_done(store: BlobStore, tmp_path: Path) -> None:
+    status, summary = import_from(tmp_path, [], [])
+    assert (status, "the right one" in summary["reason"]) == (4, True)
+
+
+@on_disk
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"id": 60, "s3_key": "parts/1/attachments/Bob\'s plan.pdf", ', "Bob's plan.pdf"),
+        ('{"id": 60, "s3_key": "parts/1/attachments/\\u00dcber.pdf", ', "Über.pdf"),
+        ('{"id": 60, "s3_key": "parts\\/1\\/attachments\\/a.pdf", ', "a.pdf"),
+        ('{"id": 60, "s3_key": "parts/1/attachments/a, b.pdf", ', "a, b.pdf"),
+        ("{'id': 60, 's3_key': 'parts/1/attachments/say \"x\".pdf', ", 'say "x".pdf'),
+    ],
+)
+def test_a_line_that_cannot_be_read_holds_keys_of_any_spelling(
+    store: BlobStore, tmp_path: Path, line: str, key: str
+) -> None:
+    parts, files = collection(store)
+    directory = dump(tmp_path / "dump", {"parts": parts, "part_attachments": files})
+    with (directory / "part_attachments.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert legacy("--dump", str(directory))[0] == 3
+    key = f"parts/1/attachments/{key}"
+    assert references.named([key], KeyKind.HOLD) == {key}
 
 
 def test_a_line_that_cannot_be_read_holds_the_objects_it_names(
