@@ -307,7 +307,9 @@ def parse_attachment(raw: Raw, owner_column: str) -> AttachmentRecord:
     content_type = filename = None
     if key is not None:
         given = canonical(text(raw.get("content_type"), "content_type"))
-        content_type = likely_type(kind, key) if given in OCTETS else given
+        # An image whose row says another type may be one all the same, and the part's cover.
+        untold = given in OCTETS or (kind == Attachment.Kind.IMAGE and given == PDF)
+        content_type = likely_type(kind, key) if untold else given
         named = text(raw.get("filename"), "filename") or name_in(url) or title
         if kind != Attachment.Kind.URL or raw.get("filename"):
             filename = file_name(named, content_type, key)

@@ -13,7 +13,8 @@ from django.test import Client
 
 from attachments import verifications
 from attachments.models import Attachment
-from attachments.tests.legacy import on_disk, run, summary_of
+from attachments.tests.factories import picture
+from attachments.tests.legacy import on_disk, put, run, summary_of
 from cas.digest import Digest
 from cas.storage.base import BlobStore
 from parts.models import Part, SourceRow
@@ -412,3 +413,17 @@ def test_tags_from_tables_of_their_own_keep_their_order(store: BlobStore, tmp_pa
 def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...]) -> None:
     with pytest.raises(CommandError):
         run("import_legacy", "--yes-i-am-sure", *options)
+
+
+@on_disk
+def test_an_image_whose_row_says_another_type_stays_the_cover(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    file = older_file(1, 1, len(picture("red")), "image", content_type="application/pdf")
+    put(store, file["s3_key"], picture("red"))
+    tables = {"parts": [older_part(1, cover_attachment_id=1)], "part_attachments": [file]}
+    assert import_from("--dump", str(dump(tmp_path / "dump", tables)))[0] == 0
+    assert run("migrate_to_cas", "--yes-i-am-sure")[0] == 0
+    cover = Part.objects.get().cover_attachment
+    assert cover is not None
+    assert cover.content_type == "image/png"
