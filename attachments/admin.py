@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
+from django.core.exceptions import ValidationError
 from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils.datastructures import MultiValueDict
 from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from attachments import markup
 from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet
+from attachments.versions import lock, retried
 from cas.digest import CAS_PREFIX
 
 if TYPE_CHECKING:
-    AttachmentModelAdmin = admin.ModelAdmin[Attachment]
+    AnyModelAdmin = admin.ModelAdmin[Any]
+    ModelForm = forms.ModelForm[Any]
 else:
-    AttachmentModelAdmin = admin.ModelAdmin
+    AnyModelAdmin = admin.ModelAdmin
+    ModelForm = forms.ModelForm
 
 DIGEST_SEARCHED = 4
 """Digits from which on a search term is taken for the start of a digest."""
@@ -32,6 +38,91 @@ class Style:
     """What every page that shows attachments needs."""
 
     css = {"all": ["attachments/admin.css"]}
+
+
+class VersionedForm(ModelForm):
+    """A form that saves nothing over what somebody else has changed since it was shown.
+
+    It is shown again then, with what was typed and, at each field that differs, what is stored.
+    """
+
+    read_version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is not None:
+            self.fields["read_version"].initial = self.instance.version
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        read = cleaned.get("read_version")
+        if self.instance.pk is None or read in (None, self.instance.version):
+            return cleaned
+        differing = [name for name in self.changed_data if name != "read_version"]
+        for name in differing:
+            self.add_error(name, f"Changed meanwhile; now it is: {self._stored(name) or 'empty'}")
+        if differing:
+            # What differs was shown now: saving again is a decision.
+            shown_now = {self.add_prefix("read_version"): [str(self.instance.version)]}
+            given = cast(MultiValueDict[str, Any], self.data)
+            self.data = MultiValueDict({**dict(given.lists()), **shown_now})
+            raise ValidationError(
+                "Somebody else has changed this since the page was loaded. Nothing was saved. Look "
+                "at the fields that differ, then save again to keep what is in them.",
+                code="conflict",
+            )
+        return cleaned
+
+    def _stored(self, name: str) -> str:
+        value = self.initial.get(name)
+        field = self.fields[name]
+        if isinstance(field, forms.ModelChoiceField) and value not in (None, ""):
+            many = isinstance(value, list | tuple | QuerySet)
+            chosen = [getattr(each, "pk", each) for each in (value if many else [value])]
+            rows = cast(QuerySet[Any], field.queryset).model._base_manager.filter(pk__in=chosen)
+            return ", ".join(map(str, rows))
+        return "" if value is None else str(value)
+
+
+class VersionedAdmin(AnyModelAdmin):
+    """The page of a row that several may edit at once. Its form is a VersionedForm.
+
+    The row is locked from when it is read until it is saved. A deadlock is tried again.
+    """
+
+    @retried
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        answer: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        return answer
+
+    @retried
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        answer: HttpResponse = super().changelist_view(request, *args, **kwargs)
+        return answer
+
+    @retried
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        answer: HttpResponse = super().delete_view(request, *args, **kwargs)
+        return answer
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        row = super().get_object(request, object_id, from_field)
+        if row is None or request.method != "POST":
+            return row
+        self.lock(row)
+        return super().get_object(request, object_id, from_field)
+
+    def lock(self, row: Any) -> None:
+        lock(type(row), [row.pk])
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        shown: Any = super().get_fieldsets(request, obj)
+        if obj is None or not self.has_change_permission(request, obj):
+            return shown
+        (title, first), *others = shown
+        return [(title, {**first, "fields": ("read_version", *first["fields"])}), *others]
 
 
 class LayoutFilter(admin.SimpleListFilter):
@@ -53,9 +144,10 @@ class LayoutFilter(admin.SimpleListFilter):
 
 
 @admin.register(Attachment)
-class AttachmentAdmin(AttachmentModelAdmin):
+class AttachmentAdmin(VersionedAdmin):
     """All attachments. They are added on their part's page; here, only a title can be changed."""
 
+    form = VersionedForm
     list_display = ("preview", "title", "part_key", "kind", "size", "digest", "rows", "links")
     list_display_links = ("title",)
     list_filter = ("attachment_type", LayoutFilter)
@@ -79,7 +171,7 @@ class AttachmentAdmin(AttachmentModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Attachment]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         same = Attachment.objects.filter(s3_key=OuterRef("s3_key")).order_by().values("s3_key")
         counted = same.annotate(rows=Count("pk")).values("rows")
         return super().get_queryset(request).annotate(rows=Subquery(counted))
@@ -93,7 +185,8 @@ class AttachmentAdmin(AttachmentModelAdmin):
         return found, duplicates
 
     def save_model(self, request: HttpRequest, obj: Attachment, form: Any, change: bool) -> None:
-        obj.rename(obj.title)
+        if "title" in form.changed_data:
+            obj.rename(obj.title)
 
     @admin.display(description="preview")
     def preview(self, attachment: Attachment) -> SafeString:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
 
 from attachments.object_keys import KeyKind, ObjectKeyField
+from attachments.versions import Versioned
 from cas.conf import THUMBNAIL_SIZE
 from cas.content_types import FORMATS, UNTYPED
 from cas.digest import CAS_KEY, Digest, MalformedDigest, is_cas_key
@@ -66,7 +67,7 @@ class Links(NamedTuple):
     thumbnail: str | None = None
 
 
-class Attachment(models.Model):
+class Attachment(Versioned):
     """A photo, a PDF datasheet or a link that belongs to a part.
 
     `s3_key` is the object's key in the store: `cas/<digest>`, or an older installation's
@@ -156,7 +157,11 @@ class Attachment(models.Model):
         """
         self.title, self.updated_at = title, timezone.now()
         rows = type(self).objects.filter(pk=self.pk)
-        return rows.update(title=title, updated_at=self.updated_at) == 1
+        changes = {"title": title, "updated_at": self.updated_at, "version": F("version") + 1}
+        if not rows.update(**changes):
+            return False
+        self.refresh_from_db(fields=["version"])
+        return True
 
     @property
     def is_file(self) -> bool:

@@ -207,7 +207,8 @@ def head_of(store: BlobStore, digest: Digest, size: int) -> bytes:
 def set_size(attachment_id: int, key: str, old_size: int | None, size: int) -> bool:
     """Correct a row's size in bytes. False if the row has come to be another; nothing changed."""
     rows = Attachment.objects.filter(pk=attachment_id, s3_key=key, file_size=old_size)
-    return rows.update(file_size=size, updated_at=timezone.now()) == 1
+    changes = {"file_size": size, "updated_at": timezone.now(), "version": F("version") + 1}
+    return rows.update(**changes) == 1
 
 
 def point_at_legacy(attachment_id: int, old_key: str, key: str, size: int) -> bool:
@@ -218,7 +219,8 @@ def point_at_legacy(attachment_id: int, old_key: str, key: str, size: int) -> bo
     if not key.startswith(LEGACY_PREFIX):
         raise ValueError("only keys of the older layout are pointed at without a digest")
     rows = Attachment.objects.filter(pk=attachment_id, s3_key=old_key)
-    return rows.update(s3_key=key, file_size=size, updated_at=timezone.now()) == 1
+    changes = {"s3_key": key, "updated_at": timezone.now(), "version": F("version") + 1}
+    return rows.update(file_size=size, **changes) == 1
 
 
 def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
@@ -234,6 +236,7 @@ def replace(attachment_id: int, old_key: str, upload: StagedUpload) -> bool:
             file_size=upload.staged.size,
             content_type=upload.content_type,
             updated_at=timezone.now(),
+            version=F("version") + 1,
         )
         if not changed:
             return False

@@ -85,6 +85,7 @@ class AttachmentSerializer(serializers.ModelSerializer[Attachment], StrictSerial
             "file_size",
             "created_at",
             "updated_at",
+            "version",
         ]
         read_only_fields = [name for name in fields if name != "title"]
         extra_kwargs = {"title": {"allow_blank": False}}
@@ -92,7 +93,7 @@ class AttachmentSerializer(serializers.ModelSerializer[Attachment], StrictSerial
     def update(self, instance: Attachment, validated_data: dict[str, Any]) -> Attachment:
         """Raises NotFound if the attachment was deleted meanwhile."""
         title = validated_data.get("title", instance.title)
-        if not instance.rename(title):
+        if title != instance.title and not instance.rename(title):
             raise NotFound("This attachment was deleted meanwhile.")
         return instance
 

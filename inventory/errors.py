@@ -12,7 +12,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import (
+    ObjectDoesNotExist,
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+)
 from django.db import DatabaseError, DataError, IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
@@ -22,6 +27,7 @@ from rest_framework.views import set_rollback
 
 from attachments.locks import CONNECTION_ERRORS
 from attachments.maintenance.retry import is_missing_table
+from attachments.versions import ChangedMeanwhile, is_busy
 from cas.conf import serving
 from cas.responses import error_response
 from cas.storage.base import Denied, StoreError, StoreFull, Unreachable
@@ -41,6 +47,8 @@ _RESPONSES: tuple[tuple[Any, int, str, str], ...] = (
     ((SuspiciousOperation, DataError, UnicodeError, RecursionError),
      400, "bad_request", "The request cannot be understood."),
     (IntegrityError, 409, "conflict", "Something changed meanwhile. Look again, then retry."),
+    (ObjectDoesNotExist, 404, "not_found", "It was deleted meanwhile."),
+    (ChangedMeanwhile, 409, "conflict", "It was changed meanwhile. Look again, then retry."),
     (CONNECTION_ERRORS, 503, "database_unavailable", "The database does not answer. Try again."),
 )  # fmt: skip
 """Exceptions and their responses; the first line that fits counts."""
@@ -64,6 +72,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, DatabaseError) and is_missing_table(error):
         return _failure(error, 503, "database_not_migrated",
             "The database lacks tables of this version. Its operator must run manage.py migrate."
+        )  # fmt: skip
+    if isinstance(error, DatabaseError) and is_busy(error):
+        return _failure(error, 503, "database_busy",
+            "Too many are writing at the same time. Try again."
         )  # fmt: skip
     for kind, status, code, message in _RESPONSES:
         if isinstance(error, kind):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.widgets import AdminTextareaWidget
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -17,23 +18,19 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from attachments import markup
-from attachments.admin import Style
+from attachments.admin import Style, VersionedAdmin, VersionedForm
 from attachments.models import Attachment
 from cas.storage.base import StoreError
 from parts.covers import set_cover
 from parts.forms import AttachmentForm, AttachmentFormSet, MergeForm, PartForm
 from parts.models import Part, Tag, Type
-from parts.search import matching
+from parts.search import TooLong, matching
 from parts.tags import merge
 
 if TYPE_CHECKING:
     AttachmentTabularInline = admin.TabularInline[Attachment, Part]
-    PartModelAdmin = admin.ModelAdmin[Part]
-    TypeModelAdmin = admin.ModelAdmin[Type]
-    TagModelAdmin = admin.ModelAdmin[Tag]
 else:
     AttachmentTabularInline = admin.TabularInline
-    PartModelAdmin = TypeModelAdmin = TagModelAdmin = admin.ModelAdmin
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ class AttachmentInline(AttachmentTabularInline):
     model = Attachment
     form = AttachmentForm
     formset = AttachmentFormSet
-    fields = ("preview", "title", "file", "link")
+    fields = ("preview", "title", "file", "link", "read_version")
     readonly_fields = ("preview",)
     extra = 1
     Media = Style
@@ -89,7 +86,7 @@ class AttachmentInline(AttachmentTabularInline):
 
 
 @admin.register(Part)
-class PartAdmin(PartModelAdmin):
+class PartAdmin(VersionedAdmin):
     """Parts, each with its attachments in its page, where its cover is chosen too."""
 
     form = PartForm
@@ -152,7 +149,7 @@ class PartAdmin(PartModelAdmin):
         return super().changeform_view(request, *args, **kwargs)
 
     def get_fieldsets(self, request: HttpRequest, obj: Part | None = None) -> Any:
-        shown: Any = self.fieldsets
+        shown = super().get_fieldsets(request, obj)
         if obj is None:
             # A new part has no image yet to choose from, and no dates.
             return [(name, rest) for name, rest in shown if name not in {"Cover", "Dates"}]
@@ -161,29 +158,32 @@ class PartAdmin(PartModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Part]:
         return super().get_queryset(request).prefetch_related("tags")
 
-    def get_object(
-        self, request: HttpRequest, object_id: str, from_field: str | None = None
-    ) -> Part | None:
-        part = super().get_object(request, object_id, from_field)
-        if part is None or request.method != "POST":
-            return part
-        # From here to the commit the part is ours: its whole row is written back, and a cover
-        # that is deleted meanwhile must not be put back with it.
-        rows = Part.objects.select_for_update(no_key=True)
-        return rows.filter(pk=part.pk).first()
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Part], search_term: str
     ) -> tuple[QuerySet[Part], bool]:
         if not search_term.strip():
             return queryset, False
-        found: QuerySet[Any] = matching(queryset, search_term)
+        try:
+            found: QuerySet[Any] = matching(queryset, search_term)
+        except TooLong as error:
+            self.message_user(request, str(error), messages.WARNING)
+            return queryset.none(), False
         return found.order_by("not_exact", *queryset.query.order_by), False
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         if "cover" in form.changed_data:
             _choose_cover(form.instance, form.cleaned_data["cover"])
+
+    def delete_model(self, request: HttpRequest, obj: Part) -> None:
+        self.delete_queryset(request, Part.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Part]) -> None:
+        with transaction.atomic():
+            # Nothing may be attached to them from here on: what goes with them is looked for now.
+            rows = Part._base_manager.select_for_update().filter(pk__in=queryset.values("pk"))
+            list(rows.order_by("pk").values_list("pk"))
+            super().delete_queryset(request, queryset)
 
     @admin.display(description="cover")
     def cover(self, part: Part) -> SafeString | str:
@@ -201,22 +201,19 @@ class PartAdmin(PartModelAdmin):
 
 def _choose_cover(part: Part, chosen: Attachment | None) -> None:
     """After the attachments were saved: one that this very form deleted leaves what came of it."""
-    if chosen is None:
-        set_cover(part, None)
-        return
-    row = Attachment.objects.select_for_update().filter(pk=chosen.pk, part=part).first()
-    if row is not None:
-        set_cover(part, row)
+    with contextlib.suppress(Attachment.DoesNotExist):
+        set_cover(part.pk, chosen.pk if chosen else None)
 
 
 @admin.register(Type)
-class TypeAdmin(TypeModelAdmin):
+class TypeAdmin(VersionedAdmin):
     """Types of parts. One that parts are of cannot be deleted."""
 
+    form = VersionedForm
     list_display = ("name", "parts_counted")
     search_fields = ("name",)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Type]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(part_count=Count("parts"))
 
     @admin.display(description="parts", ordering="part_count")
@@ -225,14 +222,15 @@ class TypeAdmin(TypeModelAdmin):
 
 
 @admin.register(Tag)
-class TagAdmin(TagModelAdmin):
+class TagAdmin(VersionedAdmin):
     """Tags. To rename one, change it; two for one thing are merged."""
 
+    form = VersionedForm
     list_display = ("name", "parts_counted")
     search_fields = ("name",)
     actions = ("merge_tags",)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Tag]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(part_count=Count("parts"))
 
     @admin.display(description="parts", ordering="part_count")

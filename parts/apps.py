@@ -5,7 +5,7 @@ class PartsConfig(AppConfig):
     name = "parts"
 
     def ready(self) -> None:
-        from parts import covers, search
+        from parts import covers, tags
 
         covers.connect()
-        search.connect()
+        tags.connect()

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from rest_framework import serializers
 
 from parts.models import TAG_LENGTH, Part
-from parts.search import matching
+from parts.search import TooLong, fold, matching, tagged_with, words_of
 
 ORDERINGS = ("key", "description", "manufacturer", "manufacturer_code", "created_at", "updated_at")
 
@@ -30,6 +30,13 @@ class PartQuery(serializers.Serializer[Any]):
         choices=[sign + name for name in ORDERINGS for sign in ("", "-")], required=False
     )
 
+    def validate_search(self, query: str) -> str:
+        try:
+            words_of(query)
+        except TooLong as error:
+            raise serializers.ValidationError(str(error)) from error
+        return query
+
 
 def filtered(parts: QuerySet[Part], query: dict[str, Any]) -> QuerySet[Part]:
     """The parts that a validated PartQuery selects, in its order."""
@@ -38,9 +45,9 @@ def filtered(parts: QuerySet[Part], query: dict[str, Any]) -> QuerySet[Part]:
         parts = matching(parts, query["search"])
         order.insert(0, "not_exact")
     if "type" in query:
-        parts = parts.filter(type__name__iexact=query["type"])
-    for tag in query.get("tag", []):
-        parts = parts.filter(tags__name__iexact=tag)
+        parts = parts.filter(type__folded=fold(query["type"]))
+    if "tag" in query:
+        parts = tagged_with(parts, query["tag"])
     if query["has_cover"] is not None:
         parts = parts.filter(cover_attachment__isnull=not query["has_cover"])
-    return parts.order_by(*order).distinct()
+    return parts.order_by(*order)

@@ -22,6 +22,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from attachments import markup
+from attachments.admin import VersionedForm
 from attachments.models import Attachment
 from attachments.uploads import UploadRefused, stage
 from cas.content_types import FORMATS
@@ -31,13 +32,12 @@ from parts.covers import attach, attach_url
 from parts.models import Part, Tag
 
 if TYPE_CHECKING:
-    ModelForm = forms.ModelForm[Part]
     AttachmentModelForm = forms.ModelForm[Attachment]
     AttachmentChoice = forms.ModelChoiceField[Attachment]
     TagChoice = forms.ModelChoiceField[Tag]
     InlineFormSet = forms.BaseInlineFormSet[Attachment, Part, AttachmentModelForm]
 else:
-    ModelForm = AttachmentModelForm = forms.ModelForm
+    AttachmentModelForm = forms.ModelForm
     AttachmentChoice = TagChoice = forms.ModelChoiceField
     InlineFormSet = forms.BaseInlineFormSet
 
@@ -93,7 +93,7 @@ class PageAddressField(WebAddressField):
         return super().clean(value)
 
 
-class PartForm(ModelForm):
+class PartForm(VersionedForm):
     """A part. `cover` is set once its attachments are saved, see `PartAdmin.save_related`."""
 
     product_page = PageAddressField()
@@ -183,7 +183,7 @@ class Fixed(forms.Widget):
         return self.shown
 
 
-class AttachmentForm(AttachmentModelForm):
+class AttachmentForm(VersionedForm):
     """A new attachment, from a file or a link; of one that is there, the title."""
 
     title = forms.CharField(
@@ -233,7 +233,8 @@ class AttachmentForm(AttachmentModelForm):
     def save(self, commit: bool = True) -> Attachment:
         if commit:
             self.instance.rename(self.cleaned_data["title"])
-        return self.instance
+        row: Attachment = self.instance
+        return row
 
 
 class AttachmentFormSet(InlineFormSet):

@@ -13,7 +13,9 @@ from django.db.models import Q
 from django.db.models.functions import Length
 
 from attachments.object_keys import KeyKind, ObjectKeyField
+from attachments.versions import Versioned, lock, raise_versions
 from parts.constraints import CompositeForeignKey
+from parts.search import FoldedField
 
 KEY_LENGTH = 4
 KEY_ATTEMPTS = 50
@@ -31,10 +33,47 @@ class KeysExhausted(RuntimeError):
     """No free part key was found; nearly all of the 456,976 are taken."""
 
 
-class Type(models.Model):
+class Named(Versioned):
+    """What parts have and show by its name: whoever renames one has changed them too."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Raises as `Versioned.save` does."""
+        if self._state.adding:
+            super().save(*args, **kwargs)
+            return
+        if (fields := kwargs.get("update_fields")) is not None:
+            kwargs["update_fields"] = {*fields, "folded"}
+        with transaction.atomic():
+            self.lock_parts()
+            super().save(*args, **kwargs)
+            # Also those that have got it since: their writers refer to it, or wait for this.
+            raise_versions(self._parts())
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with transaction.atomic():
+            self.lock_parts()
+            # Who is about to refer to it waits for this, and then does not find it.
+            list(type(self)._base_manager.select_for_update().filter(pk=self.pk).values("pk"))
+            raise_versions(self._parts())
+            return super().delete(*args, **kwargs)
+
+    def lock_parts(self) -> None:
+        """Parts are locked before what they have."""
+        lock(Part, self._parts().values("pk"))
+
+    def _parts(self) -> models.QuerySet[Part]:
+        found: models.QuerySet[Part] = self.parts.all()  # type: ignore[attr-defined]
+        return found
+
+
+class Type(Named):
     """What a part is: a resistor, a microcontroller."""
 
     name = models.CharField(max_length=100, unique=True)
+    folded = FoldedField("name")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -46,10 +85,11 @@ class Type(models.Model):
         return self.name
 
 
-class Tag(models.Model):
+class Tag(Named):
     """A label. Rows of their own, so that a tag can be renamed or merged for all its parts."""
 
     name = models.CharField(max_length=TAG_LENGTH, unique=True)
+    folded = FoldedField("name")
 
     class Meta:
         db_table = "tags"
@@ -59,7 +99,7 @@ class Tag(models.Model):
         return self.name
 
 
-class Part(models.Model):
+class Part(Versioned):
     """An electronics part. `key` is generated once and is how people and URLs name it.
 
     `pin_pitch` and `dimensions` are free text as printed in datasheets, as are the voltages.
@@ -103,7 +143,7 @@ class Part(models.Model):
         blank=True,
         related_name="covered_parts",
     )
-    search_text = models.TextField(blank=True, default="", editable=False)
+    search_text = FoldedField("key", "description", "manufacturer", "manufacturer_code")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -132,9 +172,10 @@ class Part(models.Model):
         return f"{self.key} {self.description}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Generate the key of a new part. Raises ValidationError when a stored key is changed."""
-        from parts.search import folded_text
+        """Generate the key of a new part. Raises ValidationError when a stored key is changed.
 
+        Raises as `Versioned.save` does, too.
+        """
         if self._state.adding and not self.key:
             self._insert_with_new_key(*args, **kwargs)
             return
@@ -142,18 +183,14 @@ class Part(models.Model):
             stored = type(self).objects.filter(pk=self.pk).values_list("key", flat=True).first()
             if stored is not None and stored != self.key:
                 raise ValidationError({"key": "A part's key never changes."})
-        self.search_text = folded_text(self)
         if (fields := kwargs.get("update_fields")) is not None:
             kwargs["update_fields"] = {*fields, "search_text"}
         super().save(*args, **kwargs)
 
     def _insert_with_new_key(self, *args: Any, **kwargs: Any) -> None:
         """Two writers may draw the same key at once; the unique constraint decides, we redraw."""
-        from parts.search import folded_text
-
         for _ in range(KEY_ATTEMPTS):
             self.key = new_key()
-            self.search_text = folded_text(self)
             try:
                 with transaction.atomic():
                     super().save(*args, **kwargs)
@@ -166,6 +203,12 @@ class Part(models.Model):
             else:
                 return
         raise KeysExhausted(f"no free key in {KEY_ATTEMPTS} attempts")
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with transaction.atomic():
+            # Nothing may be attached to it from here on: what goes with it is looked for now.
+            list(type(self)._base_manager.select_for_update().filter(pk=self.pk).values("pk"))
+            return super().delete(*args, **kwargs)
 
 
 class SourceRow(models.Model):

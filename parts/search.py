@@ -1,22 +1,31 @@
 """Search: every word must be found, ignoring case, accents and the two ways to write micro.
 
-The searchable text of a part is folded once, when it is written, and kept beside it. That gives
-SQLite and PostgreSQL the same answers, which neither's own case folding would.
+Each row keeps its own text in folded form: a part its fields, a type and a tag their names. That
+gives SQLite and PostgreSQL the same answers, which neither's own case folding would, and no row has
+a copy of what another says.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from django.db.models import Case, IntegerField, QuerySet, Value, When
-from django.db.models.signals import m2m_changed, post_save, pre_delete
+from django.apps import apps
+from django.db import models, transaction
+from django.db.models import Case, IntegerField, Q, QuerySet, Value, When
 
 if TYPE_CHECKING:
     from parts.models import Part
 
-BATCH = 500
+    TextField = models.TextField[str, str]
+else:
+    TextField = models.TextField
+
+BATCH: Final = 500
+
+MOST_WORDS: Final = 32
+LONGEST: Final = 500
+"""Characters of a query once it is folded: a single one may unfold to many."""
 
 
 def fold(text: str) -> str:
@@ -27,21 +36,96 @@ def fold(text: str) -> str:
     return bare.casefold().replace("\u03bc", "u")
 
 
-def folded_text(part: Part) -> str:
-    """The text that a search looks through, one field a line so that no word spans two."""
-    return folded_with(part, part.tags.values_list("name", flat=True) if part.pk else [])
+class FoldedField(TextField):
+    """The folded text of other columns of the same row, a line each so that no word spans two.
+
+    It is made whenever the row is written. A write of some columns must name this one as well, of a
+    row that was read under its lock.
+    """
+
+    def __init__(self, *sources: str, **kwargs: Any) -> None:
+        self.sources = sources
+        super().__init__(**{"blank": True, "default": "", "editable": False, **kwargs})
+
+    def pre_save(self, model_instance: Any, add: bool) -> str:
+        text = fold("\n".join(getattr(model_instance, name) for name in self.sources))
+        setattr(model_instance, self.attname, text)
+        return text
+
+    def deconstruct(self) -> Any:
+        name, _path, args, kwargs = super().deconstruct()
+        return name, "django.db.models.TextField", args, kwargs
+
+    def clone(self) -> FoldedField:
+        """A copy with the sources, which `deconstruct` leaves out."""
+        copied: FoldedField = super().clone()
+        copied.sources = self.sources
+        return copied
 
 
-def folded_with(part: Part, tags: Iterable[str]) -> str:
-    """The same for a part whose tags the caller knows, without a query."""
-    searched = [part.key, part.description, part.manufacturer, part.manufacturer_code]
-    return fold("\n".join([*searched, part.type.name if part.type else "", *tags]))
+class TooLong(ValueError):
+    """The query has more words or characters than a search takes."""
+
+
+def words_of(query: str) -> list[str]:
+    """The folded words of a query, each once. Raises TooLong."""
+    folded = fold(query)
+    words = list(dict.fromkeys(folded.split()))
+    if len(folded) > LONGEST or len(words) > MOST_WORDS:
+        raise TooLong(f"A search has at most {MOST_WORDS} words and {LONGEST} characters.")
+    return words
+
+
+@transaction.atomic
+def _refold(model: type[models.Model], ids: list[int]) -> int:
+    rows = model._base_manager.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+    corrected = 0
+    for row in rows:
+        for field in _folded(model):
+            stored = getattr(row, field.attname)
+            if field.pre_save(row, False) != stored:
+                same = model._base_manager.filter(pk=row.pk)
+                corrected += same.update(**{field.attname: getattr(row, field.attname)})
+    return corrected
+
+
+def _folded(model: type[models.Model]) -> list[FoldedField]:
+    return [field for field in model._meta.concrete_fields if isinstance(field, FoldedField)]
+
+
+def rebuild() -> dict[str, tuple[int, int]]:
+    """Fold every row's text again: of each kind of row, how many there are and were corrected.
+
+    A batch of rows at a time is locked, read and written.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for model in apps.get_models():
+        if not _folded(model):
+            continue
+        rows = corrected = last = 0
+        while ids := list(
+            model._base_manager.filter(pk__gt=last)
+            .order_by("pk")
+            .values_list("pk", flat=True)[:BATCH]
+        ):
+            corrected += _refold(model, ids)
+            rows, last = rows + len(ids), ids[-1]
+        found[str(model._meta.verbose_name_plural)] = rows, corrected
+    return found
 
 
 def matching(parts: QuerySet[Part], query: str) -> QuerySet[Part]:
-    """Parts in which every word of `query` occurs, one whose key is the whole query first."""
-    for word in fold(query).split():
-        parts = parts.filter(search_text__contains=word)
+    """Parts in which every word of `query` occurs, one whose key is the whole query first.
+
+    Raises TooLong.
+    """
+    from parts.models import Part, Type
+
+    tagged = Part.tags.through._default_manager
+    for word in words_of(query):
+        types = Type.objects.filter(folded__contains=word).values("pk")
+        of_tags = tagged.filter(tag__folded__contains=word).values("part_id")
+        parts = parts.filter(Q(search_text__contains=word) | Q(type__in=types) | Q(pk__in=of_tags))
     exact = Case(
         When(key=query.strip().upper(), then=Value(0)),
         default=Value(1),
@@ -50,44 +134,13 @@ def matching(parts: QuerySet[Part], query: str) -> QuerySet[Part]:
     return parts.annotate(not_exact=exact)
 
 
-def refresh(parts: Iterable[Part]) -> None:
-    """Fold the text of these parts again, after a change that did not go through their save()."""
+def tagged_with(parts: QuerySet[Part], names: list[str]) -> QuerySet[Part]:
+    """Parts that have all of these tags, in a query that does not grow with their number."""
     from parts.models import Part
 
-    for part in parts:
-        Part.objects.filter(pk=part.pk).update(search_text=folded_text(part))
-
-
-def _type_or_tag_saved(instance: Any, created: bool, **_: Any) -> None:
-    if not created:
-        refresh(instance.parts.select_related("type").iterator(BATCH))
-
-
-def _tag_deleted(instance: Any, **_: Any) -> None:
-    # Cleared before the delete: m2m_changed then refreshes each part, which a cascade would not.
-    instance.parts.clear()
-
-
-def _tags_changed(
-    instance: Any, action: str, reverse: bool, pk_set: set[int] | None, **_: Any
-) -> None:
-    from parts.models import Part
-
-    if not reverse:
-        if action in {"post_add", "post_remove", "post_clear"}:
-            refresh([instance])
-        return
-    if action == "pre_clear":
-        instance.parts_to_refresh = list(instance.parts.values_list("pk", flat=True))
-    elif action in {"post_add", "post_remove", "post_clear"}:
-        changed = pk_set if pk_set is not None else instance.__dict__.pop("parts_to_refresh", [])
-        refresh(Part.objects.select_related("type").filter(pk__in=changed))
-
-
-def connect() -> None:
-    from parts.models import Part, Tag, Type
-
-    post_save.connect(_type_or_tag_saved, sender=Type, dispatch_uid="search-type")
-    post_save.connect(_type_or_tag_saved, sender=Tag, dispatch_uid="search-tag")
-    pre_delete.connect(_tag_deleted, sender=Tag, dispatch_uid="search-tag-delete")
-    m2m_changed.connect(_tags_changed, sender=Part.tags.through, dispatch_uid="search-tags")
+    wanted = {fold(name) for name in names}
+    tagged = Part.tags.through._default_manager
+    rows: QuerySet[Any] = tagged.filter(tag__folded__in=wanted).values("part_id")
+    counted = rows.annotate(found=models.Count("tag__folded", distinct=True))
+    having_all: Any = counted.filter(found=len(wanted))
+    return parts.filter(pk__in=having_all.values("part_id"))

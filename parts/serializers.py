@@ -9,17 +9,27 @@ from django.db import transaction
 from rest_framework import serializers
 
 from attachments.serializers import StrictSerializer
+from attachments.versions import retried
 from parts.addresses import is_executed
 from parts.models import TAG_LENGTH, Part, Type
 from parts.tags import names_in_order, set_tags
 
 logger = logging.getLogger(__name__)
 
+MOST_TAGS: Final = 50
+"""Tags of one part."""
+
 
 class TypeSerializer(serializers.ModelSerializer[Type], StrictSerializer):
     class Meta:
         model = Type
-        fields = ["id", "name"]
+        fields = ["id", "name", "version"]
+        read_only_fields = ["version"]
+
+    def update(self, instance: Type, validated_data: dict[str, Any]) -> Type:
+        if validated_data.get("name", instance.name) == instance.name:
+            return instance
+        return super().update(instance, validated_data)
 
 
 class TagNames(serializers.ListField):
@@ -61,14 +71,14 @@ class PartSerializer(serializers.ModelSerializer[Part], StrictSerializer):
     type = serializers.SlugRelatedField(
         slug_field="name", queryset=Type.objects.all(), allow_null=True, required=False
     )
-    tags = TagNames(required=False, max_length=50)
+    tags = TagNames(required=False, max_length=MOST_TAGS)
     product_page = Address(required=False, allow_blank=True, max_length=2000)
     seller_link = Address(required=False, allow_blank=True, max_length=2000)
 
     class Meta:
         model = Part
         fields = SHOWN
-        read_only_fields = ["id", "key", "created_at", "updated_at"]
+        read_only_fields = ["id", "key", "created_at", "updated_at", "version"]
         extra_kwargs = {"pin_count": {"min_value": 1, "max_value": 2_147_483_647}}
 
     def to_representation(self, instance: Part) -> dict[str, Any]:
@@ -76,7 +86,9 @@ class PartSerializer(serializers.ModelSerializer[Part], StrictSerializer):
         shown["cover_url"] = cover_url(instance)
         return shown
 
+    @retried
     def create(self, validated_data: dict[str, Any]) -> Part:
+        validated_data = dict(validated_data)
         names = validated_data.pop("tags", [])
         with transaction.atomic():
             part = Part(**validated_data)
@@ -85,16 +97,17 @@ class PartSerializer(serializers.ModelSerializer[Part], StrictSerializer):
         return part
 
     def update(self, instance: Part, validated_data: dict[str, Any]) -> Part:
+        """Write what changes of a part that was read under its lock."""
         names = validated_data.pop("tags", None)
-        for name, value in validated_data.items():
-            setattr(instance, name, value)
-        with transaction.atomic():
-            # Only what was sent: a cover that an upload has set meanwhile must stay.
-            instance.save(update_fields=[*validated_data, "updated_at"])
-            if names is not None:
-                set_tags(instance, names)
-        # A part fetched with its tags still holds the old ones.
-        getattr(instance, "_prefetched_objects_cache", {}).pop("tags", None)
+        changed = [
+            name for name, value in validated_data.items() if getattr(instance, name) != value
+        ]
+        for name in changed:
+            setattr(instance, name, validated_data[name])
+        if changed:
+            instance.save(update_fields=[*changed, "updated_at"])
+        if names is not None:
+            set_tags(instance, names)
         return instance
 
 

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Prefetch
+from django.db.models.signals import m2m_changed
 
+from attachments.versions import lock, raise_versions, retried
 from parts.models import Part, Tag
 
 ORDER: Final = f"{Part.tags.through.__name__}+__id"
@@ -30,8 +32,10 @@ def names_in_order(tags: Any) -> list[str]:
 
 
 def set_tags(part: Part, names: Sequence[str]) -> None:
-    """Give the part these tags, in this order; a name that is new becomes a tag."""
-    tags = [Tag.objects.get_or_create(name=name)[0] for name in dict.fromkeys(names)]
+    """Give the part, which is locked, these tags in this order; a new name becomes a tag."""
+    # Created in one order everywhere: of two that create the same, one waits for the other.
+    made = {name: Tag.objects.get_or_create(name=name)[0] for name in sorted(set(names))}
+    tags = [made[name] for name in dict.fromkeys(names)]
     part.tags.set(tags)
     through = part.tags.through
     rows = through._default_manager.filter(part_id=part.pk).order_by("id")
@@ -40,18 +44,20 @@ def set_tags(part: Part, names: Sequence[str]) -> None:
         through._default_manager.bulk_create(
             [through(part_id=part.pk, tag_id=tag.pk) for tag in tags]
         )
+        _raise_version(part)
 
 
+@retried
 def merge(kept: Tag, merged: Iterable[Tag]) -> int:
     """Put `kept` on every part that has one of `merged`, then delete those.
 
-    Returns how many parts had one. The parts' search text follows, as with any change of tags.
-    Raises Tag.DoesNotExist if `kept` was deleted meanwhile.
+    Returns how many parts had one. Raises Tag.DoesNotExist if `kept` was deleted meanwhile.
     """
     ids = {tag.pk for tag in merged} - {kept.pk}
     with transaction.atomic():
+        lock(Part, Part.objects.filter(tags__in={*ids, kept.pk}).values("pk"))
         # Locked, so that nobody puts a tag on another part between this query and its deletion.
-        rows = Tag.objects.select_for_update().filter(pk__in={*ids, kept.pk}).order_by("pk")
+        rows = Tag.objects.select_for_update().filter(pk__in={*ids, kept.pk}).order_by("name")
         tags = {tag.pk: tag for tag in rows}
         if tags.pop(kept.pk, None) is None:
             raise Tag.DoesNotExist
@@ -60,3 +66,25 @@ def merge(kept: Tag, merged: Iterable[Tag]) -> int:
         for tag in tags.values():
             tag.delete()
     return len(moved)
+
+
+def _raise_version(part: Part) -> None:
+    raise_versions(Part.objects.filter(pk=part.pk))
+    part.version += 1
+
+
+def _tags_changed(
+    instance: Any, action: str, reverse: bool, pk_set: set[int] | None, **_: Any
+) -> None:
+    """Raise the versions of parts that get or lose tags, whoever does it."""
+    if not reverse:
+        if action == "post_clear" or (action in {"post_add", "post_remove"} and pk_set):
+            _raise_version(instance)
+    elif action == "pre_clear":
+        raise_versions(instance.parts.all())
+    elif action in {"post_add", "post_remove"}:
+        raise_versions(Part.objects.filter(pk__in=pk_set or ()))
+
+
+def connect() -> None:
+    m2m_changed.connect(_tags_changed, sender=Part.tags.through, dispatch_uid="tags-versions")

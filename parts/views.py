@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from django.db import transaction
-from django.db.models import ProtectedError, QuerySet
+from django.db.models import Model, ProtectedError, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_safe
@@ -21,6 +21,8 @@ from attachments.models import Attachment
 from attachments.references import SourceGone
 from attachments.serializers import AttachmentSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
+from attachments.versions import Versioned, retried
+from cas.http import Match, match_etags
 from cas.responses import translate_errors
 from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
 from cas.storage.base import Absent
@@ -29,7 +31,7 @@ from parts.covers import NotACover, attach, attach_url, copy, set_cover
 from parts.filters import PartQuery, filtered
 from parts.models import Part, Type
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
-from parts.tags import prefetched
+from parts.tags import names_in_order, prefetched, set_tags
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,89 @@ class StrictView(APIView):
 
 PAGES = ("page", "page_size")
 
+VALIDATED = {"Cache-Control": "private, no-cache"}
+"""What shows a row is asked for again each time, and answered 304 while it is as it was."""
+
+
+class ChangedSince(APIException):
+    """The row is not in the version that `If-Match` names any more."""
+
+    status_code = status.HTTP_412_PRECONDITION_FAILED
+    default_code = "precondition_failed"
+
+
+def etag_of(row: Versioned) -> str:
+    """The entity tag (RFC 9110, 8.8.3) of what is shown of a row."""
+    return f'"{row.version}"'
+
+
+class VersionedView(StrictView, generics.RetrieveUpdateDestroyAPIView[Any]):
+    """One row: shown with its ETag, and written under its lock if it is as the client knows it.
+
+    `If-Match` with another tag is a 412, `If-None-Match` with this one a 304 (RFC 9110, 13.1). What
+    is shown after a write is read once that is committed.
+    """
+
+    def get_object(self) -> Any:
+        return get_object_or_404(self.get_queryset(), **self.kwargs)
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        row = self.get_object()
+        headers = {**VALIDATED, "ETag": etag_of(row)}
+        known = request.headers.get("If-None-Match", "")
+        if match_etags(known, headers["ETag"], weak=True) is not Match.NONE:
+            return Response(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
+        return Response(self.get_serializer(row).data, headers=headers)
+
+    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        self._write(request, partial=kwargs.get("partial", False))
+        return self._shown()
+
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        self._delete(request)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @retried
+    def _write(self, request: Request, *, partial: bool) -> None:
+        with transaction.atomic():
+            serializer = self.get_serializer(
+                self.locked(request), data=request.data, partial=partial
+            )
+            serializer.is_valid(raise_exception=True)
+            serializer.save()
+
+    @retried
+    def _delete(self, request: Request) -> None:
+        with transaction.atomic():
+            self.perform_destroy(self.locked(request))
+
+    def locked(self, request: Request) -> Any:
+        """The row, read under its lock. Raises ChangedSince, Http404."""
+        lock_row(self.get_queryset().model, **self.kwargs)
+        row = self.get_object()
+        check_if_match(request, row)
+        return row
+
+    def _shown(self) -> Response:
+        row = self.get_object()
+        headers = {**VALIDATED, "ETag": etag_of(row)}
+        return Response(self.get_serializer(row).data, headers=headers)
+
+
+def lock_row(model: type[Model], **lookup: Any) -> None:
+    """Lock a row until the transaction ends. Raises Http404."""
+    rows = model._base_manager.select_for_update(no_key=True)
+    get_object_or_404(rows.only("pk"), **lookup)
+
+
+def check_if_match(request: Request, row: Versioned) -> None:
+    """Raises ChangedSince unless the row is as the client says that it is, if it says so."""
+    known = request.headers.get("If-Match")
+    if known is not None and match_etags(known, etag_of(row), weak=False) is Match.NONE:
+        raise ChangedSince(
+            f"It was changed since; its version is {row.version} now. Read it again."
+        )
+
 
 class InUse(APIException):
     """Something else still refers to what was to be deleted."""
@@ -98,7 +183,7 @@ class TypeList(StrictView, generics.ListCreateAPIView[Type]):
     queryset = Type.objects.order_by("name")
 
 
-class TypeDetail(StrictView, generics.RetrieveUpdateDestroyAPIView[Type]):
+class TypeDetail(VersionedView):
     serializer_class = TypeSerializer
     queryset = Type.objects.all()
 
@@ -128,9 +213,8 @@ class PartList(StrictView, generics.ListCreateAPIView[Part]):
         return filtered(parts, query.validated_data)
 
 
-class PartDetail(StrictView, generics.RetrieveUpdateDestroyAPIView[Part]):
+class PartDetail(VersionedView):
     serializer_class = PartSerializer
-    lookup_field = "key"
     queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related(
         prefetched()
     )
@@ -165,14 +249,63 @@ class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[
         return Response(shown, status=status.HTTP_201_CREATED)
 
 
-class AttachmentDetail(StrictView, generics.RetrieveUpdateDestroyAPIView[Attachment]):
+class PartTag(StrictView):
+    """One tag of a part: POST puts it on the part behind the others, DELETE takes it off."""
+
+    def post(self, request: Request, key: str, name: str) -> Response:
+        return _part_shown(key, added=self._add(key, name))
+
+    @retried
+    def _add(self, key: str, name: str) -> bool:
+        with transaction.atomic():
+            part = _locked_part(key)
+            before = names_in_order(part.tags)
+            if name in before:
+                return False
+            given = PartSerializer(part, data={"tags": [*before, name]}, partial=True)
+            given.is_valid(raise_exception=True)
+            set_tags(part, given.validated_data["tags"])
+            return True
+
+    def delete(self, request: Request, key: str, name: str) -> Response:
+        self._remove(key, name)
+        return _part_shown(key)
+
+    @retried
+    def _remove(self, key: str, name: str) -> None:
+        with transaction.atomic():
+            part = _locked_part(key)
+            part.tags.remove(get_object_or_404(part.tags, name=name))
+
+
+def _locked_part(key: str) -> Part:
+    return get_object_or_404(Part.objects.select_for_update(no_key=True), key=key)
+
+
+def _part_shown(key: str, *, added: bool = False) -> Response:
+    part = get_object_or_404(PartDetail.queryset.all(), key=key)
+    code = status.HTTP_201_CREATED if added else status.HTTP_200_OK
+    headers = {**VALIDATED, "ETag": etag_of(part)}
+    return Response(PartSerializer(part).data, code, headers=headers)
+
+
+class AttachmentDetail(VersionedView):
     """One attachment. PUT and PATCH change its title; DELETE leaves the blob to the collector."""
 
     serializer_class = AttachmentSerializer
+    queryset = Attachment.objects.select_related("part")
 
     def get_object(self) -> Attachment:
-        rows = Attachment.objects.select_related("part")
+        rows: QuerySet[Attachment] = self.get_queryset()
         return get_object_or_404(rows, part__key=self.kwargs["key"], pk=self.kwargs["pk"])
+
+    def locked(self, request: Request) -> Attachment:
+        """The part is locked before its attachment."""
+        lock_row(Part, key=self.kwargs["key"])
+        lock_row(Attachment, pk=self.kwargs["pk"], part__key=self.kwargs["key"])
+        row = self.get_object()
+        check_if_match(request, row)
+        return row
 
 
 @require_safe
@@ -235,24 +368,18 @@ class Cover(StrictView):
         part = get_object_or_404(Part, key=key)
         given = CoverInput(data=request.data)
         given.is_valid(raise_exception=True)
-        with transaction.atomic():
-            # Locked, so that the attachment cannot be deleted while it becomes the cover.
-            rows = Attachment.objects.select_for_update().filter(part=part)
-            row = rows.filter(pk=given.validated_data["attachment_id"]).first()
-            if row is None:
-                raise ValidationError(
-                    {"attachment_id": ErrorDetail("No such attachment here.", "not_found")}
-                )
-            try:
-                set_cover(part, row)
-            except NotACover as error:
-                raise ValidationError(
-                    {"attachment_id": ErrorDetail(str(error), "not_an_image")}
-                ) from error
+        try:
+            row = set_cover(part.pk, given.validated_data["attachment_id"])
+        except Attachment.DoesNotExist as error:
+            fault = ErrorDetail("No such attachment here.", "not_found")
+            raise ValidationError({"attachment_id": fault}) from error
+        except NotACover as error:
+            fault = ErrorDetail(str(error), "not_an_image")
+            raise ValidationError({"attachment_id": fault}) from error
         return Response(AttachmentSerializer(row).data)
 
     def delete(self, request: Request, key: str) -> Response:
-        set_cover(get_object_or_404(Part, key=key), None)
+        set_cover(get_object_or_404(Part, key=key).pk, None)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -263,16 +390,12 @@ class CopyAttachment(StrictView):
         given = CopyInput(data=request.data)
         given.is_valid(raise_exception=True)
         target = get_object_or_404(Part, key=given.validated_data["target_part_key"])
-        with transaction.atomic():
-            try:
-                row = copy(given.validated_data["attachment_id"], target)
-            except SourceGone as error:
-                raise Http404("there is no such attachment") from error
-            if given.validated_data["set_as_cover"]:
-                try:
-                    set_cover(target, row)
-                except NotACover as error:
-                    raise ValidationError(
-                        {"set_as_cover": ErrorDetail(str(error), "not_an_image")}
-                    ) from error
+        as_cover = given.validated_data["set_as_cover"]
+        try:
+            row = copy(given.validated_data["attachment_id"], target, as_cover=as_cover)
+        except SourceGone as error:
+            raise Http404("there is no such attachment") from error
+        except NotACover as error:
+            fault = ErrorDetail(str(error), "not_an_image")
+            raise ValidationError({"set_as_cover": fault}) from error
         return Response(AttachmentSerializer(row).data, status=status.HTTP_201_CREATED)

@@ -21,6 +21,7 @@ from attachments.maintenance.retry import Retry
 from attachments.maintenance.runner import Output, Run, maintenance_run
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import ReceivedFile, StagedUpload, UploadRefused, stage
+from attachments.versions import lock
 from cas.digest import CHUNK, Hasher, is_cas_key
 from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
@@ -219,6 +220,8 @@ def _delete(row: Attachment, summary: MendSummary) -> None:
     if summary.dry_run:
         return
     with transaction.atomic():
+        # Deleting locks the part, and a part is locked before its attachments.
+        lock(type(row.part), [row.part_id])
         still = Attachment.objects.select_for_update().filter(pk=row.pk, s3_key=summary.key).first()
         if still is not None:
             still.delete()

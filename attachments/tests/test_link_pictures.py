@@ -148,7 +148,7 @@ def test_a_cover_whose_bytes_are_no_picture_is_none_any_more(
     row = make_row(part, key, len(content))
     Attachment.objects.filter(pk=row.pk).update(attachment_type="image", content_type="image/png")
     row.refresh_from_db()
-    set_cover(part, row)
+    set_cover(part.pk, row.pk)
     before = Part.objects.get(pk=part.pk).updated_at
     moved(row)
     part.refresh_from_db()
@@ -228,7 +228,7 @@ def test_only_what_has_a_picture_is_a_cover(part: Part) -> None:
     part.refresh_from_db()
     assert part.cover_attachment_id is None
     with pytest.raises(NotACover):
-        set_cover(part, svg)
+        set_cover(part.pk, svg.pk)
     first = attached(part, **fields)
     link(part)
     attached(part, **fields | {"attachment_type": "pdf", "content_type": "application/pdf"})

@@ -236,8 +236,8 @@ HOLD_NO_KEY = {
         {"digest", "etag"},
     ),
     "attachments.PendingDeletion": ("what is being deleted", {"digest"}),
-    "parts.Type": ("a name", {"name"}),
-    "parts.Tag": ("a name", {"name"}),
+    "parts.Type": ("a name", {"name", "folded"}),
+    "parts.Tag": ("a name", {"name", "folded"}),
     "parts.Part": (
         "what people write about a part",
         {

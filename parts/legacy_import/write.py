@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from django.db import DataError, Error, IntegrityError, connection, transaction
+from django.db.models import F
 
 from attachments import references, verifications
 from attachments.maintenance.retry import Retry, listed
@@ -31,7 +32,6 @@ from parts.legacy_import.map import AttachmentRecord, PartRecord, file_name, mod
 from parts.legacy_import.read import TABLES
 from parts.legacy_import.source_rows import Result, SourceRows
 from parts.models import Part, Tag, Type
-from parts.search import folded_with
 
 PARTS_AT_A_TIME: Final = 200
 ATTACHMENTS_AT_A_TIME: Final = 250
@@ -474,8 +474,6 @@ def _create_parts(parts: Iterable[PlannedPart]) -> dict[int, int]:
         )
         for part, record in new
     ]
-    for (_part, record), row in zip(new, rows, strict=True):
-        row.search_text = folded_with(row, record.tags)
     create_with_times(rows)
     tagged = Part.tags.through
     tagged._default_manager.bulk_create(
@@ -523,9 +521,8 @@ def _attach(files: list[tuple[PlannedPart, PlannedAttachment]], targets: Targets
             written.append(Written(ATTACHMENT, planned, None, fault.code, str(fault)))
             continue
         if planned.is_cover and row.has_picture:
-            Part.objects.filter(pk=row.part_id, cover_attachment=None).update(
-                cover_attachment=row.pk
-            )
+            part_without = Part.objects.filter(pk=row.part_id, cover_attachment=None)
+            part_without.update(cover_attachment=row.pk, version=F("version") + 1)
         written.append(Written(ATTACHMENT, planned, row.pk))
     return written
 

@@ -61,9 +61,9 @@ def queries(client, path, query=None):
 class TestList:
     def test_what_a_row_shows(self, disk_store, tmp_path, admin_client, part):
         row = stored_row(part, picture(), tmp_path / "p")
+        part.refresh_from_db()
         part.manufacturer = "Fairchild"
         part.type = Type.objects.create(name="Regulator")
-        part.cover_attachment = row
         part.save()
         part.tags.add(Tag.objects.create(name="5 V & up"))
         html = shown(admin_client.get(LIST))

@@ -18,7 +18,13 @@ EDITED = {
 
 def test_the_api_shows_every_column() -> None:
     shown = set(PartSerializer().fields)
-    assert (EDITED - {"cover_attachment"}) | {"id", "key", "created_at", "updated_at"} == shown
+    assert (EDITED - {"cover_attachment"}) | {
+        "id",
+        "key",
+        "created_at",
+        "updated_at",
+        "version",
+    } == shown
 
 
 def test_the_admin_has_a_place_for_every_column() -> None:
