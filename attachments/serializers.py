@@ -9,6 +9,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, NotFound
 
+from attachments.addresses import LONGEST, web_address
 from attachments.models import Attachment
 
 
@@ -112,14 +113,10 @@ class UploadInput(StrictSerializer):
     file = serializers.FileField(
         required=False, allow_empty_file=True, max_length=None, use_url=False
     )
-    url = serializers.URLField(required=False, max_length=2000)
+    url = serializers.CharField(required=False, max_length=LONGEST, validators=[web_address])
     title = serializers.CharField(required=False, allow_blank=True, default="", max_length=255)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if ("file" in attrs) == ("url" in attrs):
             raise serializers.ValidationError("Send either a file or a url.", code="file_or_url")
-        if "url" in attrs and not attrs["url"].lower().startswith(("http://", "https://")):
-            raise serializers.ValidationError(
-                {"url": "Only http and https links are accepted."}, code="unsafe_url"
-            )
         return attrs

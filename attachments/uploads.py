@@ -35,6 +35,11 @@ MULTIPART_OVERHEAD = 1024 * 1024
 
 MAX_NAME_BYTES = 200
 
+_JOINERS = "\u200c\u200d"
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
+    f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"
+}
+
 _CANNOT_BE_OPENED = "the file starts like an image but cannot be opened"
 
 
@@ -215,21 +220,35 @@ def safe_name(name: str, content_type: str) -> str:
     """A base name that every file system and header can carry, Unicode kept.
 
     Directories, control and invisible formatting characters (which can make `gpj.exe` read as
-    `exe.jpg`) and what Windows forbids are dropped. An extension that does not belong to the
-    content type gets the right one appended, so that a saved file opens as what it is.
+    `exe.jpg`) and what file systems forbid are dropped; joiners, which spell words, and quotation
+    marks stay, which browsers send as %22. An extension that does not belong to the content type
+    gets the right one appended, so that a saved file opens as what it is. Windows' names of devices
+    get a `_`.
     """
     base = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
-    kept = "".join(c for c in base if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*')
-    kept = " ".join(kept.split()).strip(". ")
+    kept = "".join(c for c in base.replace("%22", '"') if _may_be_in_a_name(c))
+    kept = " ".join(kept.split()).rstrip(". ")
     extensions = FORMATS[content_type].extensions if content_type in FORMATS else ()
     stem, dot, extension = kept.rpartition(".")
-    if extensions and not (dot and stem and f".{extension.lower()}" in extensions):
-        stem, extension = kept or "attachment", extensions[0].removeprefix(".")
+    if extensions and not (dot and f".{extension.lower()}" in extensions):
+        stem, extension = kept, extensions[0].removeprefix(".")
     elif not dot:
         stem, extension = kept, ""
+    stem = stem.strip(". ")
+    if extensions and not stem.strip(_JOINERS):
+        stem = "attachment"
+    first, dot, rest = stem.partition(".")
+    if first.rstrip().upper() in _DEVICES:
+        stem = f"{first.rstrip()}_{dot}{rest}"
     room = MAX_NAME_BYTES - len(extension.encode()) - 1
     stem = stem.encode()[:room].decode(errors="ignore").rstrip(". ")
     return f"{stem}.{extension}" if extension else stem
+
+
+def _may_be_in_a_name(character: str) -> bool:
+    if character in _JOINERS:
+        return True
+    return unicodedata.category(character)[0] != "C" and character not in "<>:|?*"
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -64,7 +64,7 @@ _TABLE: Final = (
     Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"),
            lambda head: head.startswith(b"\xff\xd8\xff"),
            aliases=("image/jpg", "image/pjpeg"), pillow="JPEG"),
-    Format("PNG", "image/png", (".png",),
+    Format("PNG", "image/png", (".png", ".apng"),
            lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
            aliases=("image/x-png",), pillow="PNG",
            vips_class="VipsForeignLoadPng", vips_loader="pngload_source"),

@@ -21,6 +21,7 @@ from django.core.exceptions import (
 from django.db import DatabaseError, DataError, IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
+from django.views.csrf import csrf_failure as csrf_page
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -117,7 +118,7 @@ def _outside_views(
     """A handler for errors outside API views: JSON below /api/, Django's page elsewhere."""
 
     def handler(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.path.startswith("/api/"):
+        if request.path_info.startswith("/api/"):
             return error_response(request, code, name, message)
         return page(request, *args, **kwargs)
 
@@ -129,6 +130,9 @@ bad_request = _outside_views(
 )
 permission_denied = _outside_views(
     403, "permission_denied", "Permission denied.", defaults.permission_denied
+)
+csrf_failure = _outside_views(
+    403, "permission_denied", "The form's token is missing or wrong.", csrf_page
 )
 not_found = _outside_views(404, "not_found", "There is nothing here.", defaults.page_not_found)
 server_error = _outside_views(

@@ -20,6 +20,7 @@ BLOBS: Final = "/api/cas/"
 """Where `inventory.urls` has the blobs, so that their URLs can be reversed and resolved."""
 
 ADMIN: Final = "/admin/"
+CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
@@ -38,6 +39,25 @@ class NulCharacterMiddleware(_Middleware):
         return self.get_response(request)
 
 
+class BodyMiddleware(_Middleware):
+    """Refuses bodies that would be ignored or read as something else.
+
+    One without a length (RFC 9112, 6.3) is a 411: WSGI (PEP 3333) has no way to say where it ends.
+    Text is UTF-8; another charset is a 400.
+    """
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        meta = request.META
+        if meta.get("HTTP_TRANSFER_ENCODING") and not meta.get("CONTENT_LENGTH"):
+            message = "A body needs a Content-Length."
+            return error_response(request, 411, "length_required", message)
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if charset.strip("'\" ").lower() not in CHARSETS:
+            message = "The charset of a request is UTF-8."
+            return error_response(request, 400, "bad_request", message)
+        return self.get_response(request)
+
+
 class LoopbackOnlyMiddleware(_Middleware):
     """Answers 403 below /api/ to other machines, unless INVENTORY_ALLOW_OPEN_API is set.
 
@@ -46,7 +66,7 @@ class LoopbackOnlyMiddleware(_Middleware):
     """
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path.startswith(API) and not settings.INVENTORY_ALLOW_OPEN_API:
+        if request.path_info.startswith(API) and not settings.INVENTORY_ALLOW_OPEN_API:
             peer = request.META.get("REMOTE_ADDR", "")
             if peer and not is_loopback(peer):
                 message = "The API is open to its own machine only."
@@ -78,7 +98,7 @@ class ForeignOriginMiddleware(_Middleware):
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if (
             request.method not in SAFE_METHODS
-            and request.path.startswith(API)
+            and request.path_info.startswith(API)
             and _is_foreign(request)
         ):
             message = "Requests that another web site causes are refused."
@@ -129,7 +149,7 @@ class AdminPolicyMiddleware(_Middleware):
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        if request.path.startswith(ADMIN):
+        if request.path_info.startswith(ADMIN):
             response["Content-Security-Policy"] = admin_policy(serving().public_base_url)
         return response
 

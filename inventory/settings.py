@@ -324,6 +324,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "inventory.middleware.NulCharacterMiddleware",
+    "inventory.middleware.BodyMiddleware",
     "inventory.middleware.LoopbackOnlyMiddleware",
     "inventory.middleware.ForeignOriginMiddleware",
     "inventory.middleware.BlobMiddleware",
@@ -337,6 +338,7 @@ MIDDLEWARE = [
 ]
 ROOT_URLCONF = "inventory.urls"
 WSGI_APPLICATION = "inventory.wsgi.application"
+CSRF_FAILURE_VIEW = "inventory.errors.csrf_failure"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -363,7 +365,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": [
         "inventory.parsers.BoundedJSONParser",
-        "rest_framework.parsers.MultiPartParser",
+        "inventory.parsers.StrictMultiPartParser",
     ],
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": [],

@@ -14,7 +14,6 @@ from django.contrib.admin.widgets import (
     AdminURLFieldWidget,
 )
 from django.core.exceptions import ValidationError
-from django.core.validators import URLValidator
 from django.db.models import QuerySet
 from django.forms.formsets import DELETION_FIELD_NAME
 from django.urls import reverse
@@ -22,6 +21,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from attachments import markup
+from attachments.addresses import INVALID, LONGEST, web_address
 from attachments.admin import VersionedForm
 from attachments.models import Attachment
 from attachments.uploads import UploadRefused, stage
@@ -49,13 +49,11 @@ class WebAddressField(forms.URLField):
     """The address of a web page: what a browser can follow without harm, http or https."""
 
     widget = AdminURLFieldWidget
-    default_validators = [URLValidator(["http", "https"])]
-    default_error_messages = {
-        "invalid": "Enter a web address that starts with http:// or https://."
-    }
+    default_validators = [web_address]
+    default_error_messages = {"invalid": INVALID}
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=2000, assume_scheme="https", **kwargs)
+        super().__init__(max_length=LONGEST, assume_scheme="https", **kwargs)
 
 
 class CoverField(AttachmentChoice):

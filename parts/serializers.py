@@ -8,6 +8,7 @@ from typing import Any, Final
 from django.db import transaction
 from rest_framework import serializers
 
+from attachments.addresses import LONGEST, web_address
 from attachments.serializers import StrictSerializer
 from attachments.versions import retried
 from parts.addresses import is_executed
@@ -41,8 +42,10 @@ class TagNames(serializers.ListField):
         return names_in_order(data)
 
 
-class Address(serializers.URLField):
+class Address(serializers.CharField):
     """The address of a page, or what an older installation had there; see `parts.addresses`."""
+
+    default_validators = [web_address]
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         stored = getattr(self.parent.instance, self.field_name or "", None)
@@ -72,8 +75,8 @@ class PartSerializer(serializers.ModelSerializer[Part], StrictSerializer):
         slug_field="name", queryset=Type.objects.all(), allow_null=True, required=False
     )
     tags = TagNames(required=False, max_length=MOST_TAGS)
-    product_page = Address(required=False, allow_blank=True, max_length=2000)
-    seller_link = Address(required=False, allow_blank=True, max_length=2000)
+    product_page = Address(required=False, allow_blank=True, max_length=LONGEST)
+    seller_link = Address(required=False, allow_blank=True, max_length=LONGEST)
 
     class Meta:
         model = Part

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models import Model, ProtectedError, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
-from django.views.decorators.http import require_safe
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import generics, mixins, status
 from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 from rest_framework.pagination import PageNumberPagination
@@ -23,9 +23,9 @@ from attachments.serializers import AttachmentSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
 from attachments.versions import Versioned, retried
 from cas.http import Match, match_etags
-from cas.responses import translate_errors
+from cas.responses import error_response, translate_errors
 from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
-from cas.storage.base import Absent
+from cas.storage.base import Absent, StoreError
 from cas.views import deliver
 from parts.covers import NotACover, attach, attach_url, copy, set_cover
 from parts.filters import PartQuery, filtered
@@ -234,6 +234,9 @@ class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[
 
     def post(self, request: Request, key: str) -> Response:
         part = get_object_or_404(Part, key=key)
+        files = request.FILES.getlist("file")
+        if len(files) > 1:
+            return self._post_several(part, request.data, files)
         given = UploadInput(data=request.data)
         given.is_valid(raise_exception=True)
         title = given.validated_data["title"]
@@ -247,6 +250,28 @@ class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[
             row = attach(part, staged, title)
         shown = AttachmentSerializer(row).data
         return Response(shown, status=status.HTTP_201_CREATED)
+
+    def _post_several(self, part: Part, data: Any, files: list[Any]) -> Response:
+        """Several files: each has an outcome of its own, and one that is refused stops no other."""
+        others = UploadInput(data={name: data.get(name) for name in data})
+        others.is_valid(raise_exception=True)
+        if others.validated_data["title"]:
+            fault = ErrorDetail("Several files have no title in common.", code="title_of_several")
+            raise ValidationError({"title": [fault]})
+        results = []
+        for file in files:
+            outcome: dict[str, Any] = {"filename": file.name}
+            try:
+                row = attach(part, stage(file), "")
+            except (UploadRefused, StoreError, DatabaseError, Part.DoesNotExist) as error:
+                refusal = Refused(error) if isinstance(error, UploadRefused) else error
+                response = self.handle_exception(refusal)
+                outcome |= {"status": response.status_code, **(response.data or {})}
+            else:
+                shown = AttachmentSerializer(row).data
+                outcome |= {"status": status.HTTP_201_CREATED, "attachment": shown}
+            results.append(outcome)
+        return Response({"results": results})
 
 
 class PartTag(StrictView):
@@ -308,10 +333,13 @@ class AttachmentDetail(VersionedView):
         return row
 
 
-@require_safe
+@csrf_exempt
 @translate_errors
 def content(request: HttpRequest, key: str, pk: int) -> HttpResponseBase:
     """A file's bytes while its row is on its old key; a redirect to the CAS once it has moved."""
+    if request.method not in ("GET", "HEAD"):
+        message = "This can only be read."
+        return error_response(request, 405, "method_not_allowed", message, {"Allow": "GET, HEAD"})
     query = parse_query(request.GET)
     verify(request.path, query, request.META.get("QUERY_STRING", ""))
     row = _file_row_or_404(key, pk)

@@ -24,6 +24,7 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 from django.db.models import CharField, Model, TextField
 
+from attachments.addresses import LONGEST, web_address
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import safe_name
 from cas.content_types import FORMATS, PDF, UNTYPED, canonical
@@ -173,8 +174,6 @@ Raw = Mapping[str, Any]
 
 LONGEST_ID: Final = 100
 """Characters of an id that the table of source rows has room for, with what may be added."""
-
-LONGEST_URL: Final = 2000
 
 LARGEST_SIZE: Final = 2**63 - 1
 
@@ -384,8 +383,8 @@ def _by_id(column: str, reference: str | None, lookup: Lookup) -> str:
 
 def _check_kind(record: AttachmentRecord) -> None:
     """What the row's type implies; the database would only say which constraint refused."""
-    if len(record.url or "") > LONGEST_URL:
-        raise BadRow("invalid", f"url is longer than {LONGEST_URL} characters")
+    if len(record.url or "") > LONGEST:
+        raise BadRow("invalid", f"url is longer than {LONGEST} characters")
     if is_executed(record.url or ""):
         raise BadRow("invalid", "url is one that a browser would run")
     if record.kind == Attachment.Kind.URL:
@@ -405,8 +404,10 @@ def _check_kind(record: AttachmentRecord) -> None:
 def _check_link(url: str | None) -> None:
     if url is None:
         raise BadRow("invalid", "url is empty")
-    if not url.lower().startswith(("http://", "https://")):
-        raise BadRow("invalid", "url is not an http or https link")
+    try:
+        web_address(url)
+    except ValidationError:
+        raise BadRow("invalid", "url is not an http or https link") from None
 
 
 def is_older_key(key: str) -> bool:

@@ -271,7 +271,7 @@ def check(world: World, names: tuple[str, str], outcome: dict[str, Any], before:
     codes = [answer.status_code if answer is not None else 0 for answer in outcome["answers"]]
     told = f"{names}: {codes} {[getattr(a, 'content', b'')[:300] for a in outcome['answers']]}"
     gone = DELETING & set(names)
-    missing = {404, 400} if "not_found" in told or gone else {404}
+    missing = {404, 400} if "not_found" in told or "does_not_exist" in told or gone else {404}
     for at in (0, 1):
         mine, partner = WRITES[names[at]], WRITES[names[1 - at]]
         assert codes[at] in {200, 201, 204, 302, *({409} if gone else ()), *missing}, told

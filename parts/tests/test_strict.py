@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.core.files.uploadedfile import SimpleUploadedFile
 from rest_framework.test import APIClient
 
-from attachments.tests.factories import PDF
+from attachments.models import Attachment
+from attachments.tests.factories import PDF, named, picture
 from cas.storage.base import BlobStore
 from parts.models import Part, Type
 
@@ -94,13 +94,22 @@ class TestBodies:
         fault(client.post(path, given, format="multipart"), "title", "repeated")
         assert not part.attachments.exists()
 
-    def test_several_files_are_not_taken_for_one(
-        self, client: Any, part: Part, disk_store: BlobStore
+    def test_each_of_several_files_has_its_outcome(
+        self, client: APIClient, part: Part, disk_store: Any
     ) -> None:
-        files = [SimpleUploadedFile(f"{number}.pdf", PDF) for number in range(2)]
         path = f"/api/parts/{part.key}/attachments"
-        fault(client.post(path, {"file": files}, format="multipart"), "file", "repeated")
-        assert not part.attachments.exists()
+        files = [named(PDF, "a.pdf"), named(b"text", "b.txt"), named(picture(), "c.png")]
+        response = client.post(path, {"file": files}, format="multipart")
+        assert response.status_code == 200
+        first, second, third = response.json()["results"]
+        assert (first["filename"], first["status"]) == ("a.pdf", 201)
+        assert first["attachment"] == client.get(f"{path}/{first['attachment']['id']}").json()
+        assert (second["status"], second["error"]["code"]) == (415, "unsupported_type")
+        assert third["attachment"]["content_type"] == "image/png"
+        assert Attachment.objects.count() == 2
+        titled = {"file": [named(PDF, "a.pdf"), named(PDF, "b.pdf")], "title": "Both"}
+        fault(client.post(path, titled, format="multipart"), "title", "title_of_several")
+        assert Attachment.objects.count() == 2
 
 
 class TestParameters:
