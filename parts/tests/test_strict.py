@@ -88,7 +88,7 @@ class TestBodies:
     def test_a_single_value_given_twice_is_refused(
         self, client: Any, part: Part, disk_store: BlobStore
     ) -> None:
-        file = SimpleUploadedFile("a.pdf", PDF)
+        file = named(PDF, "a.pdf")
         given = {"file": file, "title": ["One", "Two"]}
         path = f"/api/parts/{part.key}/attachments"
         fault(client.post(path, given, format="multipart"), "title", "repeated")
