@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.utils import flatten_fieldsets
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.datastructures import MultiValueDict
 from django.utils.html import format_html, format_html_join
@@ -32,6 +34,9 @@ DIGEST_SEARCHED = 4
 """Digits from which on a search term is taken for the start of a digest."""
 
 SHARERS_LISTED = 20
+
+MOST_WORDS = 32
+"""Words of a search."""
 
 
 class Style:
@@ -97,8 +102,30 @@ class VersionedAdmin(AnyModelAdmin):
 
     @retried
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        answer: HttpResponse = super().changelist_view(request, *args, **kwargs)
+        try:
+            answer: HttpResponse = super().changelist_view(request, *args, **kwargs)
+        except DisallowedModelAdminLookup:
+            # As Django does for values that make no sense, but not in silence.
+            told = "The filter in this page's address cannot be used; everything is listed."
+            self.message_user(request, told, messages.WARNING)
+            return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")
         return answer
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        # A condition for each word: databases have limits for what one query may say.
+        if len(search_term.split()) > MOST_WORDS:
+            told = f"A search has at most {MOST_WORDS} words."
+            self.message_user(request, told, messages.WARNING)
+            return queryset.none(), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Without patterns, which a database may refuse, or take for ever over."""
+        if lookup.rpartition("__")[2] in ("regex", "iregex"):
+            return False
+        return bool(super().lookup_allowed(lookup, value, request))
 
     @retried
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

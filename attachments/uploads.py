@@ -8,7 +8,9 @@ decides what was received and under which name it is kept.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import time
 import unicodedata
 import uuid
 import warnings
@@ -29,11 +31,16 @@ from cas.content_types import ACCEPTED, FORMATS, HEAD, Format, sniff
 from cas.digest import Hasher
 from cas.storage import attachment_store
 from cas.storage.base import Staged, StoreError, file_errors, store_error
+from cas.storage.staging import remove_unused_staging
+
+logger = logging.getLogger(__name__)
 
 MULTIPART_OVERHEAD = 1024 * 1024
 """Bytes of a request that are not the file: boundaries, part headers, a title."""
 
 MAX_NAME_BYTES = 200
+
+TIDY_SECONDS = 600
 
 _JOINERS = "\u200c\u200d"
 _DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
@@ -115,6 +122,9 @@ class HashingUploadHandler(FileUploadHandler):
 
     chunk_size = 256 * 1024
 
+    tidied = 0.0
+    """When this process last looked for what crashes left, by the monotonic clock."""
+
     def handle_raw_input(
         self,
         input_data: Any,
@@ -126,6 +136,19 @@ class HashingUploadHandler(FileUploadHandler):
         self.hopeless = content_length > settings.INVENTORY_MAX_UPLOAD_BYTES + MULTIPART_OVERHEAD
         if self.request is not None:
             self._end_with(self.request)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Now and then delete what crashes left in the staging directory, which fills up else."""
+        now, ours = time.monotonic(), HashingUploadHandler
+        if ours.tidied and now < ours.tidied + TIDY_SECONDS:
+            return
+        ours.tidied = now
+        try:
+            for left in remove_unused_staging(attachment_store().staging_dir):
+                logger.info("deleted what a crash had left: %s", left)
+        except StoreError as error:
+            logger.warning("what crashes left in the staging directory stays there: %s", error)
 
     def _end_with(self, request: HttpRequest) -> None:
         """Remove an unfinished file when the request is closed.

@@ -211,6 +211,7 @@ class TypeAdmin(VersionedAdmin):
 
     form = VersionedForm
     list_display = ("name", "parts_counted")
+    ordering = ("name",)
     search_fields = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -227,6 +228,7 @@ class TagAdmin(VersionedAdmin):
 
     form = VersionedForm
     list_display = ("name", "parts_counted")
+    ordering = ("name",)
     search_fields = ("name",)
     actions = ("merge_tags",)
 

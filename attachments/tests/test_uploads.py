@@ -1,3 +1,5 @@
+import contextlib
+import os
 import unicodedata
 
 import pytest
@@ -112,6 +114,24 @@ def test_closing_the_request_removes_what_was_staged(disk_store):
     assert left_staged()
     request.close()
     assert left_staged() == []
+
+
+def test_what_a_crash_left_goes_with_a_later_upload(disk_store, monkeypatch):
+    crashed = disk_store.staging_dir / "upload-of-a-crash"
+    crashed.write_bytes(b"left")
+    fresh = disk_store.staging_dir / "upload-of-another-process"
+    fresh.write_bytes(b"arriving")
+    os.utime(crashed, (0, 0))
+    monkeypatch.setattr(uploads.HashingUploadHandler, "tidied", 0.0)
+    with contextlib.closing(RequestFactory().post("/", {"file": named(picture())})) as request:
+        request.FILES  # noqa: B018
+        assert not crashed.exists()
+        assert fresh.exists()
+        os.utime(fresh, (0, 0))
+        request = RequestFactory().post("/", {"file": named(picture())})
+        request.FILES  # noqa: B018
+        request.close()
+        assert fresh.exists()
 
 
 @pytest.mark.parametrize(

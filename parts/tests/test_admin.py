@@ -19,7 +19,7 @@ from attachments.tests.factories import (
 )
 from attachments.tests.waiting import in_thread, wait_for_lock_or_end
 from parts.admin import PartAdmin
-from parts.models import Part, Tag, Type
+from parts.models import Part, Tag, Type, new_key
 
 pytestmark = pytest.mark.django_db
 
@@ -364,3 +364,65 @@ class TestMergingTags:
         client.force_login(user)
         self.merge(client, tags, merge="Merge", kept=tags[0].pk)
         assert Tag.objects.count() == 3
+
+
+class TestHostileAddresses:
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "description__regex=((((",
+            "type__name__iregex=((",
+            "type=abc",
+            "type__id__exact=abc",
+            "tags__id__exact=99999999999999999999999",
+            "has_cover=perhaps",
+            "created_at__gte=never",
+            "o=1.2.99",
+            "p=99999999999999999999",
+            "q=" + "x%20y%20" * 600,
+            "q=" + "\ufdfa" * 333,
+        ],
+    )
+    def test_a_list_is_shown_or_its_address_corrected(self, admin_client, part, query):
+        for name in ("parts/part", "parts/type", "parts/tag", "attachments/attachment"):
+            response = admin_client.get(f"/admin/{name}/?{query}", follow=True)
+            assert response.status_code == 200
+
+    def test_a_filter_that_is_left_out_is_told(self, admin_client, part):
+        response = admin_client.get(f"{LIST}?description__regex=((((", follow=True)
+        assert "cannot be used" in shown(response)
+        response = admin_client.get(LIST, {"q": "x y " * 100})
+        assert "at most 32 words" not in shown(response)  # Each word counts once.
+        words = " ".join(f"w{number}" for number in range(40))
+        assert "at most 32 words" in shown(admin_client.get(LIST, {"q": words}))
+
+    def test_thousands_of_rows_are_deleted_at_once(self, admin_client):
+        Part.objects.bulk_create(
+            Part(key=key, description="x") for key in sorted({new_key() for _ in range(1500)})
+        )
+        chosen = list(Part.objects.values_list("pk", flat=True))
+        given = {"action": "delete_selected", "_selected_action": chosen, "post": "yes"}
+        assert admin_client.post(LIST, given).status_code == 302
+        assert not Part.objects.exists()
+
+    def test_a_part_with_a_thousand_attachments_is_saved(self, admin_client, part):
+        Attachment.objects.bulk_create(
+            Attachment(part=part, attachment_type="url", url="http://nas/x", title=f"{number}")
+            for number in range(1000)
+        )
+        rows = list(part.attachments.order_by("pk"))
+        given = {"description": "Saved", "read_version": part.version}
+        given |= {"attachments-TOTAL_FORMS": 1000, "attachments-INITIAL_FORMS": 1000}
+        for at, row in enumerate(rows):
+            given |= {
+                f"attachments-{at}-id": row.pk,
+                f"attachments-{at}-part": part.pk,
+                f"attachments-{at}-title": f"{row.title}!",
+                f"attachments-{at}-read_version": row.version,
+                f"attachments-{at}-x": "",
+            }
+        response = admin_client.post(f"{LIST}{part.pk}/change/", given)
+        assert response.status_code == 302
+        part.refresh_from_db()
+        assert part.description == "Saved"
+        assert part.attachments.filter(title__endswith="!").count() == 1000
