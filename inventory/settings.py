@@ -377,7 +377,7 @@ REST_FRAMEWORK = {
 STATIC_URL = "static/"
 # The admin's files are served from where their packages keep them; there is nothing to collect.
 WHITENOISE_USE_FINDERS = True
-# A page of a thousand attachments has five fields for each, a list to choose rows from one for each.
+# A page of a thousand attachments has five fields for each, a list to choose rows from one each.
 # How much text they are is bounded by Django's DATA_UPLOAD_MAX_MEMORY_SIZE.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20_000
 SESSION_COOKIE_HTTPONLY = True
