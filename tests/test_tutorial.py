@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_django.live_server_helper import LiveServer
 
-from cas.storage.base import BlobStore
-from parts.sample.load import load
 from tests.s3 import ROOT
+from tests.server import Server
 
 pytestmark = pytest.mark.sqlite
 
@@ -30,20 +30,29 @@ def typed() -> Iterator[tuple[str, str]]:
             yield command, promised
 
 
-@pytest.mark.django_db(transaction=True)
-def test_every_command_prints_what_the_tutorial_says(
-    disk_store: BlobStore, live_server: LiveServer, tmp_path: Path
-) -> None:
-    load("cas", 60, 1, 0.02, 2, lambda summary: None)
+def test_every_command_prints_what_the_tutorial_says(tmp_path: Path) -> None:
+    data, home = tmp_path / "data", tmp_path / "home"
+    data.mkdir()
+    home.mkdir()
+    environment = {**os.environ, "INVENTORY_DATA_DIR": str(data)}
+    for command in (["migrate", "-v0"], ["load_sample", "--megapixels", "0.02"]):
+        subprocess.run(
+            [sys.executable, "manage.py", *command], cwd=ROOT, env=environment, check=True
+        )
+    with Server(data, INVENTORY_WORKERS="1") as server:
+        check_steps(server, home)
+
+
+def check_steps(server: Server, home: Path) -> None:
     steps = list(typed())
     assert len(steps) > 30
     script = "".join(f"{command}\necho '{MARK}'\n" for command, _ in steps)
     shell = subprocess.run(
         ["bash"],
-        input=script.replace(ADDRESS, live_server.url),
+        input=script.replace(ADDRESS, server.url),
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=home,
         check=False,
     )
     printed = shell.stdout.split(f"{MARK}\n")
