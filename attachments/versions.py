@@ -21,6 +21,10 @@ ATTEMPTS: Final = 4
 DEADLOCKS: Final = ("40P01", "40001")
 """PostgreSQL's codes for a deadlock and for a serialization failure."""
 
+DISK_FULL: Final = "53100"
+
+READ_ONLY: Final = "25006"
+
 FOREIGN_KEY: Final = "23503"
 """Its code for a row that refers to one which was deleted meanwhile."""
 
@@ -89,6 +93,16 @@ def _code(error: BaseException) -> str:
 def is_busy(error: BaseException) -> bool:
     """Whether it is other writers that are in the way, not the database that is away."""
     return _code(error) in DEADLOCKS or "database is locked" in str(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the database's disk has no room left."""
+    return _code(error) == DISK_FULL or "database or disk is full" in str(error)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the database answers and takes no changes: a standby, a read-only file system."""
+    return _code(error) == READ_ONLY or "readonly database" in str(error)
 
 
 def retried(function: Callable[P, R]) -> Callable[P, R]:

@@ -28,7 +28,7 @@ from rest_framework.views import set_rollback
 
 from attachments.locks import CONNECTION_ERRORS
 from attachments.maintenance.retry import is_missing_table
-from attachments.versions import ChangedMeanwhile, is_busy
+from attachments.versions import ChangedMeanwhile, is_busy, is_full, is_read_only
 from cas.conf import serving
 from cas.responses import error_response
 from cas.storage.base import Denied, StoreError, StoreFull, Unreachable
@@ -55,6 +55,16 @@ _RESPONSES: tuple[tuple[Any, int, str, str], ...] = (
 """Exceptions and their responses; the first line that fits counts."""
 
 
+_DATABASE: tuple[tuple[Callable[[BaseException], bool], int, str, str], ...] = (
+    (is_missing_table, 503, "database_not_migrated",
+     "The database lacks tables of this version. Its operator must run manage.py migrate."),
+    (is_busy, 503, "database_busy", "Too many are writing at the same time. Try again."),
+    (is_full, 507, "database_full", "The database has no room left."),
+    (is_read_only, 503, "database_read_only", "Nothing can be changed at present."),
+)  # fmt: skip
+"""What the errors of a database that answers mean, by what tells them."""
+
+
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Django REST framework's hook: any exception of an API view as a response.
 
@@ -70,14 +80,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if header := getattr(error, "auth_header", None):
             response["WWW-Authenticate"] = header
         return response
-    if isinstance(error, DatabaseError) and is_missing_table(error):
-        return _failure(error, 503, "database_not_migrated",
-            "The database lacks tables of this version. Its operator must run manage.py migrate."
-        )  # fmt: skip
-    if isinstance(error, DatabaseError) and is_busy(error):
-        return _failure(error, 503, "database_busy",
-            "Too many are writing at the same time. Try again."
-        )  # fmt: skip
+    if isinstance(error, DatabaseError):
+        for tells, status, code, message in _DATABASE:
+            if tells(error):
+                return _failure(error, status, code, message)
     for kind, status, code, message in _RESPONSES:
         if isinstance(error, kind):
             if isinstance(error, Http404 | PermissionDenied):

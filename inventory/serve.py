@@ -15,6 +15,8 @@ import sys
 
 import django
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -132,7 +134,28 @@ def worker_application() -> object:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     from inventory.wsgi import application
 
+    keep_database_readable()
     return application
+
+
+def keep_database_readable() -> None:
+    """On SQLite, keep one connection open as long as the process lives.
+
+    The last one to be closed removes the index of the write-ahead log, and on a full disk the next
+    could not make it again, and not even read.
+    """
+    if connection.vendor != "sqlite":
+        return
+    global _kept
+    _kept = connections.create_connection(DEFAULT_DB_ALIAS)
+    try:
+        with _kept.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM sqlite_master")
+    except DatabaseError as error:
+        logger.warning("the database cannot be read at present: %s", error)
+
+
+_kept: BaseDatabaseWrapper | None = None
 
 
 def _restore_signals() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from prometheus_client.mmap_dict import MmapedDict
 
 from inventory import metrics
 
@@ -93,3 +95,41 @@ def test_counts_of_ended_commands_are_kept_in_one_file(tmp_path: Path) -> None:
     assert "took_count 3.0" in page
     metrics.remove_ended(directory)
     assert list(directory.glob("*.db")) == []
+
+
+class TestCountsFile:
+    def test_it_is_read_as_the_librarys(self, tmp_path: Path) -> None:
+        file = tmp_path / "counter_1.db"
+        counts = metrics.CountsFile(str(file))
+        for number in range(3000):
+            counts.write_value(f"key {number}", number, 0.0)
+        read = dict(each[:2] for each in MmapedDict.read_all_values_from_file(str(file)))
+        assert read == {f"key {number}": float(number) for number in range(3000)}
+        counts.close()
+        again = metrics.CountsFile(str(file))
+        assert again.read_value("key 7") == (7.0, 0.0)
+        again.write_value("key 7", 8.0, 1.5)
+        assert metrics.CountsFile(str(file)).read_value("key 7") == (8.0, 1.5)
+
+    @pytest.mark.parametrize("call", ["pwrite", "open"])
+    def test_what_cannot_be_written_is_kept_and_written_later(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        def full(*arguments: Any, **options: Any) -> Any:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        file, clock = tmp_path / "counter_1.db", [100.0]
+        monkeypatch.setattr("inventory.metrics.time.monotonic", lambda: clock[0])
+        counts = metrics.CountsFile(str(file)) if call == "pwrite" else None
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            counts = counts or metrics.CountsFile(str(file))
+            counts.write_value("a", 1.0, 0.0)
+            assert counts.read_value("a") == (1.0, 0.0)
+            counts.write_value("a", 2.0, 0.0)
+        assert (tmp_path / "counter_1.db").exists() == (call == "pwrite")
+        clock[0] += metrics.RETRY_SECONDS
+        counts.write_value("b", 3.0, 0.0)
+        read = dict(each[:2] for each in MmapedDict.read_all_values_from_file(str(file)))
+        assert read == {"a": 2.0, "b": 3.0}
+        assert not (tmp_path / "counter_1.new").exists()
