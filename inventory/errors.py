@@ -80,16 +80,18 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if header := getattr(error, "auth_header", None):
             response["WWW-Authenticate"] = header
         return response
-    if isinstance(error, DatabaseError):
-        for tells, status, code, message in _DATABASE:
-            if tells(error):
-                return _failure(error, status, code, message)
+    if fault := next((row for row in _DATABASE if _tells(row[0], error)), None):
+        return _failure(error, *fault[1:])
     for kind, status, code, message in _RESPONSES:
         if isinstance(error, kind):
             if isinstance(error, Http404 | PermissionDenied):
                 return _response(status, code, str(error) or message)
             return _failure(error, status, code, message)
     return None
+
+
+def _tells(tells: Callable[[BaseException], bool], error: Exception) -> bool:
+    return isinstance(error, DatabaseError) and tells(error)
 
 
 def _failure(error: Exception, status: int, code: str, message: str) -> Response:
