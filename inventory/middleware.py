@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
+import time
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, HttpResponseBase
 
 from cas.conf import serving
@@ -24,6 +28,15 @@ CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
+SLOT_SECONDS: Final = 0.2
+"""How long a request waits for one of the slots of transfers."""
+
+SLOW_SECONDS: Final = 1.0
+
+BUFFERED_BYTES: Final = 256 * 1024
+"""What is smaller leaves the thread at once, however slowly it is read."""
+
+
 class _Middleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -37,6 +50,105 @@ class NulCharacterMiddleware(_Middleware):
         if "\0" in request.path_info or "%00" in query or "\0" in query:
             return bad_request(request, None)
         return self.get_response(request)
+
+
+class _Slots:
+    """A number of threads that may wait for clients. Who finds none waits a moment, or not at all.
+
+    Not at all where most of those that have one have had it for long: they wait for slow clients.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = max(1, number)
+        self._since: dict[object, float] = {}
+        self._changed = threading.Condition()
+
+    def take(self) -> Callable[[], None] | None:
+        """The function that gives the slot back, once or more often; None if there is none."""
+        slot, deadline = object(), time.monotonic() + SLOT_SECONDS
+        with self._changed:
+            while len(self._since) >= self._number:
+                now = time.monotonic()
+                slow = sum(now - since > SLOW_SECONDS for since in self._since.values())
+                if now >= deadline or 2 * slow > self._number:
+                    return None
+                self._changed.wait(deadline - now)
+            self._since[slot] = time.monotonic()
+        return partial(self._give_back, slot)
+
+    def _give_back(self, slot: object) -> None:
+        with self._changed:
+            if self._since.pop(slot, None) is not None:
+                self._changed.notify()
+
+
+class _CountedBody(LimitedStream):
+    """A request's body that says when it has arrived in full."""
+
+    def __init__(self, stream: Any, length: int, arrived: Callable[[], None]) -> None:
+        super().__init__(stream, length)
+        self._arrived = arrived
+
+        self._left = length
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._counted(super().read(-1 if size is None else size))
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._counted(super().readline(-1 if size is None else size))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left <= 0 or not data:
+            self._arrived()
+        return data
+
+
+class SlowClientMiddleware(_Middleware):
+    """Keeps threads free of slow clients: whoever would take the last ones is answered 503.
+
+    A thread waits for a body that has not arrived, and for the reader of what it sends. Half of a
+    worker's threads may wait for readers, and one less for bodies.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        super().__init__(get_response)
+        self.bodies = _Slots(settings.INVENTORY_THREADS // 2 - 1)
+        self.readers = _Slots(settings.INVENTORY_THREADS // 2)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if not length.isdigit() or length == "0":
+            return self._sent(request, self.get_response(request))
+        give_back = self.bodies.take()
+        if give_back is None:
+            return _too_many(request)
+        request._stream = _CountedBody(  # type: ignore[assignment]
+            request.META["wsgi.input"], int(length), give_back
+        )
+        try:
+            response = self.get_response(request)
+        finally:
+            give_back()
+        return self._sent(request, response)
+
+    def _sent(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        size = int(response.get("Content-Length") or 0)
+        large = response.streaming and size > BUFFERED_BYTES
+        if not large or request.method == "HEAD":
+            return response
+        slot = self.readers.take()
+        if slot is None:
+            response.close()
+            return _too_many(request)
+        response._resource_closers.append(slot)  # type: ignore[attr-defined]
+        return response
+
+
+def _too_many(request: HttpRequest) -> HttpResponseBase:
+    later = {"Retry-After": str(serving().retry_after)}
+    message = "Too many transfers are under way. Try again."
+    return error_response(request, 503, "overloaded", message, later)
 
 
 class BodyMiddleware(_Middleware):

@@ -97,7 +97,8 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("INVENTORY_WORKERS", integer(1, 256), min(os.cpu_count() or 1, 8),
             "worker processes", "one for each processor, at most 8"),
         Setting("INVENTORY_THREADS", integer(1, 512), 16,
-            "requests that each worker answers at a time; a slow download holds one"),
+            "requests that each worker answers at a time. At most half of them wait for readers of "
+            "large blobs, and one less for bodies that arrive slowly; more are answered 503"),
         Setting("INVENTORY_ALLOW_OPEN_API", BOOLEAN, False,
             "the API has no accounts: this says that whoever can connect may read and write "
             "everything"),
@@ -321,6 +322,7 @@ INSTALLED_APPS = [
     "parts",
 ]
 MIDDLEWARE = [
+    "inventory.middleware.SlowClientMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "inventory.middleware.NulCharacterMiddleware",
