@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from cas.conf import serving
 from cas.responses import error_response
 from cas.views import blob
 from inventory.errors import bad_request
+
+logger = logging.getLogger(__name__)
 
 API: Final = "/api/"
 BLOBS: Final = "/api/cas/"
@@ -132,6 +136,15 @@ class SlowClientMiddleware(_Middleware):
             give_back()
         return self._sent(request, response)
 
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponseBase | None:
+        """That a view found no free file descriptor is no fault of its own: one line, and 503."""
+        if not is_out_of_files(exception):
+            return None
+        logger.error("too many open files: %s", exception)
+        return _too_many(request)
+
     def _sent(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         size = int(response.get("Content-Length") or 0)
         large = response.streaming and size > BUFFERED_BYTES
@@ -143,6 +156,11 @@ class SlowClientMiddleware(_Middleware):
             return _too_many(request)
         response._resource_closers.append(slot)  # type: ignore[attr-defined]
         return response
+
+
+def is_out_of_files(error: BaseException) -> bool:
+    """Whether the process has as many files and connections open as it may have."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _too_many(request: HttpRequest) -> HttpResponseBase:

@@ -6,12 +6,16 @@ Why Granian: `docs/reference/server.md` has the figures.
 from __future__ import annotations
 
 import ctypes
+import encodings.unicode_escape  # noqa: F401 - Django's log needs it when nothing can be opened
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.core.exceptions import ImproperlyConfigured
@@ -29,6 +33,9 @@ from inventory import metrics
 from inventory.checks import refuse_faulty_settings
 from inventory.environment import EnvironmentFault
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
 logger = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10
@@ -41,6 +48,14 @@ STOP_SECONDS = 30
 """Until requests that are not finished are cut off, once the server is told to stop."""
 
 PR_SET_PDEATHSIG = 1
+
+UNAVAILABLE = b'{"error": {"code": "overloaded", "message": "Too many files are open. Try again."}}'
+UNAVAILABLE_HEADERS = [
+    ("Content-Type", "application/json"),
+    ("Content-Length", str(len(UNAVAILABLE))),
+    ("Cache-Control", "no-store"),
+    ("Retry-After", "5"),
+]
 
 OPEN_API_CURE = (
     "The API has no accounts: anybody who can connect could read and write everything. Listen on "
@@ -79,6 +94,7 @@ def serve() -> None:
 
     address, port = settings.INVENTORY_BIND, settings.INVENTORY_PORT
     check_address(address, port, open_api=settings.INVENTORY_ALLOW_OPEN_API)
+    _allow_open_files()
     counts = metrics.share(settings.DATA_DIR, os.environ)
     metrics.remove_ended(counts)
     django.setup()
@@ -116,6 +132,12 @@ def serve() -> None:
     server.serve()
 
 
+def _allow_open_files() -> None:
+    """As many connections and files as the system lets a process have if it asks."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def remove_abandoned_uploads() -> None:
     """Remove what uploads left in the staging directory when an earlier server was killed."""
     try:
@@ -132,10 +154,23 @@ def worker_application() -> object:
         # The kernel ends the worker when the server is gone: one that is killed cannot tell its
         # workers, which would go on to hold the port.
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    from inventory.middleware import is_out_of_files
     from inventory.wsgi import application
 
     keep_database_readable()
-    return application
+
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return application(environ, start_response)
+        except OSError as error:
+            if not is_out_of_files(error):
+                raise
+            # Nothing that is not imported yet can be: the answer is made of what there is.
+            logger.error("too many open files: %s", error)
+            start_response("503 Service Unavailable", UNAVAILABLE_HEADERS)
+            return [UNAVAILABLE]
+
+    return answer
 
 
 def keep_database_readable() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from tests.s3 import ROOT
 from tests.server import Server
 from tests.test_full_filesystem import prepared, send
 
@@ -96,11 +103,44 @@ def assert_recovers(server: Server, path: str) -> None:
 
 
 def test_many_that_are_fast_are_all_served(server: Server, key: str) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     status, answer = upload(server, key, b"%PDF-1.4\n" + bytes(LARGE // 8))
     assert status == 201
     blob = json.loads(answer)["download_url"]
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda _: send(server, "GET", blob)[0], range(96)))
     assert answers == [200] * 96
+
+
+class FewFiles(Server):
+    """A server whose processes may have 64 files and connections open."""
+
+    def launch(self) -> None:
+        with self.log.open("ab") as log:
+            command = f"ulimit -n 64; exec {sys.executable} -m inventory.serve"
+            self.process = subprocess.Popen(
+                ["bash", "-c", command], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+
+
+def test_too_many_connections_are_answered_503(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    prepared(data)
+    with FewFiles(data, INVENTORY_WORKERS="1") as server, ExitStack() as clients:
+        open_ones = []
+        for _ in range(100):
+            client = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            open_ones.append(clients.enter_context(client))
+        statuses: Counter[bytes] = Counter()
+        for client in open_ones:
+            with contextlib.suppress(OSError):
+                client.sendall(b"GET /api/parts HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                client.settimeout(0.5)
+                statuses[client.recv(12)[9:]] += 1
+        clients.close()
+        deadline = time.monotonic() + 10
+        while send(server, "GET", "/api/parts")[0] != 200:
+            assert time.monotonic() < deadline
+        log = server.log.read_text()
+    assert set(statuses) <= {b"200", b"503", b""}
+    assert statuses[b"503"]
+    assert "Traceback" not in log

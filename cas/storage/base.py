@@ -104,6 +104,8 @@ _FILE_ERRORS: Final[dict[int, type[StoreError]]] = {
     errno.ENOSPC: StoreFull,
     errno.EDQUOT: StoreFull,
     errno.EFBIG: StoreFull,
+    errno.EMFILE: Unreachable,
+    errno.ENFILE: Unreachable,
     errno.EIO: Unreachable,
     errno.ESTALE: Unreachable,
     errno.ETIMEDOUT: Unreachable,
