@@ -7,18 +7,26 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.core import checks
-from django.db import OperationalError, ProgrammingError
+from django.db import OperationalError, ProgrammingError, connection
+from django.db.models import Q
 
 from attachments.maintenance.migrate import unmigrated
+from attachments.models import Attachment
+from cas.digest import CAS_PREFIX
 
 HINT = "Run manage.py migration_status, then manage.py migrate_to_cas."
 
 
 def rows_are_unmigrated() -> bool:
-    """For the readiness page: one look into an index of such rows; SQLite, which has none, reads
-    keys until it finds one. Raises the database's errors.
+    """For the readiness page, by a look into an index. Raises the database's errors.
+
+    PostgreSQL has an index of such rows. On SQLite it is one before and one behind the keys below
+    `cas/`; malformed ones among these are told by `migration_status` alone.
     """
-    return unmigrated().exists()
+    if connection.vendor == "postgresql":
+        return unmigrated().exists()
+    outside = (Q(s3_key__lt=CAS_PREFIX), Q(s3_key__gte=CAS_PREFIX[:-1] + "0"))
+    return any(Attachment.objects.filter(keys).exists() for keys in outside)
 
 
 @checks.register(checks.Tags.database)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
 from django.db import models, transaction
-from django.db.models import Case, IntegerField, Q, QuerySet, Value, When
+from django.db.models import Case, Exists, IntegerField, OuterRef, Q, QuerySet, Value, When
 
 if TYPE_CHECKING:
     from parts.models import Part
@@ -22,6 +22,9 @@ else:
     TextField = models.TextField
 
 BATCH: Final = 500
+
+FEW: Final = 500
+"""Tags that a query names one by one."""
 
 MOST_WORDS: Final = 32
 LONGEST: Final = 500
@@ -114,18 +117,32 @@ def rebuild() -> dict[str, tuple[int, int]]:
     return found
 
 
+def _having(word: str) -> Q:
+    """The condition that a word occurs in a part's own text, or the name of its type or of a tag.
+
+    What has no such name at all is left out. Tags are looked up for each part that is left: as one
+    set, PostgreSQL would search through them for each part.
+    """
+    from parts.models import Part, Tag, Type
+
+    condition = Q(search_text__contains=word)
+    if types := list(Type.objects.filter(folded__contains=word).values_list("pk", flat=True)):
+        condition |= Q(type__in=types)
+    tags = Tag.objects.filter(folded__contains=word)
+    if few := list(tags.order_by().values_list("pk", flat=True)[: FEW + 1]):
+        of_part = Part.tags.through._default_manager.filter(part=OuterRef("pk"))
+        named = {"tag__in": few} if len(few) <= FEW else {"tag__folded__contains": word}
+        condition |= Q(Exists(of_part.filter(**named)))
+    return condition
+
+
 def matching(parts: QuerySet[Part], query: str) -> QuerySet[Part]:
     """Parts in which every word of `query` occurs, one whose key is the whole query first.
 
     Raises TooLong.
     """
-    from parts.models import Part, Type
-
-    tagged = Part.tags.through._default_manager
     for word in words_of(query):
-        types = Type.objects.filter(folded__contains=word).values("pk")
-        of_tags = tagged.filter(tag__folded__contains=word).values("part_id")
-        parts = parts.filter(Q(search_text__contains=word) | Q(type__in=types) | Q(pk__in=of_tags))
+        parts = parts.filter(_having(word))
     exact = Case(
         When(key=query.strip().upper(), then=Value(0)),
         default=Value(1),
