@@ -72,6 +72,7 @@ def configuration(
     template = Template((ROOT / "deploy" / "nginx.conf").read_text())
     text = template.safe_substitute(
         NGINX_LISTEN=f"127.0.0.1:{port}",
+        NGINX_SERVER_NAMES="127.0.0.1 localhost",
         INVENTORY_UPSTREAM=f"127.0.0.1:{upstream}",
         NGINX_STATE=str(state),
         NGINX_CONTENT_CACHE=content_cache,

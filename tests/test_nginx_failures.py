@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +153,60 @@ def test_a_store_behind_tls(tmp_path: Path) -> None:
     command = ["nginx", "-t", "-c", str(file), "-e", str(tmp_path / "log")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_nginx_answers_itself_has_the_shape_of_the_api(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with (
+        Server(data, INVENTORY_WORKERS="1") as server,
+        nginx(server.port, tmp_path / "nginx", data / "attachments") as front,
+    ):
+        port = int(front.rpartition(":")[2])
+
+        def raw(request: str) -> tuple[bytes, bytes]:
+            with socket.create_connection(("127.0.0.1", port), timeout=40) as client:
+                client.sendall(request.encode())
+                answer = b""
+                while part := client.recv(65536):
+                    answer += part
+            return answer[9:12], answer.partition(b"\r\n\r\n")[2]
+
+        host = "Host: localhost\r\nConnection: close\r\n"
+        large = f"POST /api/parts HTTP/1.1\r\n{host}Content-Length: 999999999\r\n\r\n"
+        other = large.replace("localhost", "evil.example")
+        slow = f"POST /api/parts HTTP/1.1\r\n{host}Content-Length: 9\r\n\r\n"
+        trace = f"TRACE /api/parts HTTP/1.1\r\n{host}\r\n"
+        answers = (
+            (large, b"413", b"body_too_large"),
+            (other, b"400", b"bad_request"),
+            (slow, b"408", b"timeout"),
+            (trace, b"405", b"method_not_allowed"),
+        )
+        for request, status, code in answers:
+            found, told = raw(request)
+            # nginx ends a connection that times out with a 408 only where it is told to.
+            assert (found, code in told) in {(status, True), (b"", False)}, request
+            assert found or request is slow
+        chunked = "Transfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
+        given = '{"description": "In chunks"}'
+        sent = f"{len(given):x}\r\n{given}\r\n0\r\n\r\n"
+        found, shown = raw(f"POST /api/types HTTP/1.1\r\n{host}{chunked}\r\n{sent}")
+        assert found == b"400", shown  # A type has no description: the body was read.
+        assert b"unknown_field" in shown
+        server.stop()
+        check(ask(front, "/api/parts"), 503)
+
+
+def test_a_kept_blob_whose_service_is_down_is_kept_alone(tmp_path: Path) -> None:
+    put(DiskBlobStorage(location=tmp_path / "attachments"), DATA)
+    with (
+        Server(tmp_path, INVENTORY_WORKERS="1") as server,
+        nginx(server.port, tmp_path / "nginx", tmp_path) as front,
+    ):
+        assert ask(front, target(DIGEST)).status == 200
+        server.stop()
+        assert ask(front, target(DIGEST)).status == 200
+        answer = ask(front, target(DIGEST), Range="bytes=99999999-")
+    assert answer.status in (502, 503)
+    assert "no-store" in answer.all("cache-control")
