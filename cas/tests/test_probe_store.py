@@ -18,7 +18,7 @@ from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Corrupt, Denied
 from cas.storage.capabilities import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.capabilities import FALLBACKS
+from cas.storage.s3.client import FALLBACKS
 from cas.storage.s3.preflight import NEEDS
 from cas.tests.test_store_contract import keys, put
 from cas.tests.test_store_s3 import uploads

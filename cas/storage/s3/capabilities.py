@@ -18,18 +18,6 @@ from cas.storage.s3.client import Bucket, status_of, to_base64
 
 log = logging.getLogger(__name__)
 
-FALLBACKS: Final[Mapping[str, str]] = {
-    "content_md5": "what was stored is compared by its ETag, or read back and hashed",
-    "checksum_sha256": "no SHA-256 checksum is sent; Content-MD5 or the ETag has to do",
-    "if_none_match": "an object is looked for right before it is written (HEAD, then PUT)",
-    "complete_if_none_match": "an object is looked for before a multipart upload is completed",
-    "copy_if_none_match": "an object is looked for right before it is copied (HEAD, then COPY)",
-    "copy_if_match": "migrated objects are downloaded and uploaded, not copied in the store",
-    "part_copy_if_match": "objects too large for one copy are downloaded and uploaded",
-    "copy_checksum": "copies are compared by their ETag, or read back and hashed",
-    "stored_checksum": "objects are always downloaded to learn their digest",
-}
-
 _BYTES: Final = b"bytes that are what they are said to be\n"
 _MD5: Final = to_base64(hashlib.md5(_BYTES, usedforsecurity=False).digest())
 _SHA256: Final = to_base64(hashlib.sha256(_BYTES).digest())
@@ -146,7 +134,7 @@ class CapabilityProbes:
 
     @property
     def _source(self) -> dict[str, str]:
-        return {"Bucket": self._bucket.name, "Key": self._prefix + "source"}
+        return {"Bucket": self._bucket.bucket_name, "Key": self._prefix + "source"}
 
     def _key(self, name: str) -> str:
         self._used.add(self._prefix + name)

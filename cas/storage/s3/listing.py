@@ -96,7 +96,7 @@ def versions_of(bucket: Bucket, key: str) -> Iterator[Version]:
     """Every version of the object, and every mark of a deletion, lazily."""
     with s3_errors(key):
         pages = bucket.client.get_paginator("list_object_versions")
-        for page in pages.paginate(Bucket=bucket.name, Prefix=key):
+        for page in pages.paginate(Bucket=bucket.bucket_name, Prefix=key):
             entries = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             yield from ((key, one["VersionId"]) for one in entries if one["Key"] == key)
             if any(one["Key"] > key for one in entries):
@@ -183,7 +183,7 @@ def versioning(bucket: Bucket) -> Versioning:
     try:
         status = bucket.request("get_bucket_versioning").get("Status", "")
     except (Denied, Unsupported) as error:
-        log.info("whether %s keeps versions is not known: %s", bucket.name, error)
+        log.info("whether %s keeps versions is not known: %s", bucket.bucket_name, error)
         status = None
     if status == "":
         return Versioning.NONE
@@ -200,7 +200,7 @@ def _locked(bucket: Bucket) -> bool:
     except Unreachable:
         raise
     except StoreError as error:
-        log.info("no object lock is known of %s: %s", bucket.name, error)
+        log.info("no object lock is known of %s: %s", bucket.bucket_name, error)
         return False
     found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
     return bool(found == "Enabled")
@@ -212,7 +212,7 @@ def abandoned_uploads(
     """Multipart uploads below `prefix` that were begun before `older_than`."""
     with s3_errors(prefix):
         pages = bucket.client.get_paginator("list_multipart_uploads")
-        for page in pages.paginate(Bucket=bucket.name, Prefix=prefix):
+        for page in pages.paginate(Bucket=bucket.bucket_name, Prefix=prefix):
             for upload in page.get("Uploads", ()):
                 if upload["Initiated"] < older_than:
                     yield upload

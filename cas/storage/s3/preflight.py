@@ -269,7 +269,7 @@ class BucketPreflight:
         self._bucket.request(
             "copy_object",
             key,
-            CopySource={"Bucket": self._bucket.name, "Key": self._source},
+            CopySource={"Bucket": self._bucket.bucket_name, "Key": self._source},
             MetadataDirective="REPLACE",
             **self._bucket.extra,
         )
