@@ -10,18 +10,15 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Final, Protocol, cast, runtime_checkable
 
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
 from django.core.files.storage import storages
 
 from cas.digest import CAS_PREFIX, Digest
-
-if TYPE_CHECKING:
-    from cas.storage.preflight import Preflight
 
 ALIAS: Final = "attachments"
 """The name of the store that holds the blobs, in `STORAGES`."""
@@ -220,6 +217,56 @@ class Versioning(StrEnum):
     """They stay as an old version, which object lock may protect for a time."""
     UNKNOWN = "unknown"
     """The store does not say, or not to these credentials."""
+
+
+class Weight(IntEnum):
+    """How much depends on an operation."""
+
+    REPLACEABLE = 0
+    """Something else is done in its place, or nothing has to be."""
+    NEEDED = 1
+    """Some command cannot do its work without it."""
+    ESSENTIAL = 2
+    """The store cannot be used without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An operation that commands need, on keys that begin with `prefix`.
+
+    `cost` says what cannot be done without it.
+    """
+
+    operation: str
+    prefix: str
+    weight: Weight
+    cost: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} in {self.prefix}" if self.prefix else self.operation
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the commands need of a store, found out before thousands of objects depend on it.
+
+    `found` has for each need the error it met, or None. `clock_ahead` is how far the store's clock
+    is ahead of this machine's (behind: negative), to about a second; None if it is not known.
+    `notes` are for the operator.
+    """
+
+    found: Mapping[Need, StoreError | None]
+    clock_ahead: timedelta | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[tuple[Need, StoreError]]:
+        return [(need, error) for need, error in self.found.items() if error is not None]
+
+    @property
+    def weight(self) -> Weight | None:
+        """That of the weightiest need that is not met, if any is not."""
+        return max((need.weight for need, _ in self.missing), default=None)
 
 
 OnBytes = Callable[[int], None]

@@ -38,20 +38,22 @@ from cas.storage.base import (
     Corrupt,
     Ingested,
     KeepBlobs,
+    Need,
     OnBytes,
     OnDigest,
     Outcome,
+    Preflight,
     Proofs,
     Staged,
     StoreError,
     Unreachable,
     Versioning,
+    Weight,
     compare,
     file_errors,
     refuse_blob_key,
     refuse_other_size,
 )
-from cas.storage.preflight import Need, Preflight, Weight
 from cas.storage.quarantine import ATTEMPTS, NOT_MOVED_ASIDE, QUARANTINE_PREFIX, healed, is_sound
 from cas.storage.staging import copy_hashed, remove_old_files
 

@@ -11,9 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
-from cas.storage.base import Denied, StoreError
+from cas.storage.base import Denied, Preflight, StoreError, Weight
 from cas.storage.capabilities import NO_CAPABILITIES, Capabilities, probe
-from cas.storage.preflight import Preflight, Weight
 
 STATUSES: Final = {
     None: ExitStatus.DONE,

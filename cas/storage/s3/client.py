@@ -50,19 +50,6 @@ log = logging.getLogger(__name__)
 MIB: Final = 1024 * 1024
 
 
-FALLBACKS: Final[Mapping[str, str]] = {
-    "content_md5": "what was stored is compared by its ETag, or read back and hashed",
-    "checksum_sha256": "no SHA-256 checksum is sent; Content-MD5 or the ETag has to do",
-    "if_none_match": "an object is looked for right before it is written (HEAD, then PUT)",
-    "complete_if_none_match": "an object is looked for before a multipart upload is completed",
-    "copy_if_none_match": "an object is looked for right before it is copied (HEAD, then COPY)",
-    "copy_if_match": "migrated objects are downloaded and uploaded, not copied in the store",
-    "part_copy_if_match": "objects too large for one copy are downloaded and uploaded",
-    "copy_checksum": "copies are compared by their ETag, or read back and hashed",
-    "stored_checksum": "objects are always downloaded to learn their digest",
-}
-"""By capability of an S3 service: what is done where it lacks it."""
-
 USER_AGENT: Final = f"cas Boto3/{boto3.__version__}"
 """Botocore's own is put together anew for each request, an eighth of all a small one costs."""
 
@@ -148,10 +135,6 @@ class Bucket(S3Storage):  # type: ignore[misc]
     @property
     def identity(self) -> str:
         return f"s3:{self.client.meta.endpoint_url}/{self.bucket_name}"
-
-    @property
-    def fallbacks(self) -> Mapping[str, str]:
-        return FALLBACKS
 
     @property
     def extra(self) -> dict[str, Any]:

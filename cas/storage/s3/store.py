@@ -30,6 +30,7 @@ from cas.storage.base import (
     OnBytes,
     OnDigest,
     Outcome,
+    Preflight,
     Proofs,
     Staged,
     StoreError,
@@ -42,12 +43,10 @@ from cas.storage.base import (
     refuse_other_size,
 )
 from cas.storage.capabilities import PROBE_PREFIX, probe_or_assume_none
-from cas.storage.preflight import Preflight
 from cas.storage.quarantine import ATTEMPTS, healed, is_sound
 from cas.storage.s3 import listing, objects
-from cas.storage.s3.capabilities import CapabilityProbes
 from cas.storage.s3.client import Bucket, Conflict, ObjectStream, bucket_missing
-from cas.storage.s3.preflight import BucketPreflight
+from cas.storage.s3.probes import FALLBACKS, BucketPreflight, CapabilityProbes
 from cas.storage.staging import copy_hashed, remove_old_files, staging_dir
 
 log = logging.getLogger(__name__)
@@ -312,6 +311,10 @@ class S3BlobStorage(KeepBlobs, Bucket):
             if not dry_run:
                 self.abort_upload(key, upload_id)
             yield f"unfinished upload of {key}, begun {found['Initiated']:%Y-%m-%d %H:%M}"
+
+    @property
+    def fallbacks(self) -> Mapping[str, str]:
+        return FALLBACKS
 
     def probe_capabilities(self, prefix: str) -> Mapping[str, bool]:
         return CapabilityProbes(self, prefix).run()
