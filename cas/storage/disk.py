@@ -21,7 +21,6 @@ import stat as modes
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -208,13 +207,20 @@ class DiskBlobStorage(KeepBlobs, FileSystemStorage):
     def preflight(self) -> Preflight:
         """Raises StoreError if the directory itself cannot be written to, Denied above all."""
         source = self.staging_dir / f"probe-{uuid.uuid4().hex}"
+        found: dict[Need, StoreError | None] = {}
         with file_errors(STAGING):
             try:
                 source.write_bytes(b"written, moved and deleted\n")
-                found = {DURABLE: _error_of(partial(_make_durable, source), "")}
-                for need in WRITABLE:
-                    move = partial(_move_to, Path(self.location), source, need.prefix)
-                    found[need] = _error_of(move, need.prefix)
+                for need in (DURABLE, *WRITABLE):
+                    found[need] = None
+                    try:
+                        with file_errors(need.prefix):
+                            if need is DURABLE:
+                                _make_durable(source)
+                            else:
+                                _move_to(Path(self.location), source, need.prefix)
+                    except StoreError as error:
+                        found[need] = error
             finally:
                 source.unlink(missing_ok=True)
             room = shutil.disk_usage(self.location)
@@ -467,15 +473,6 @@ WRITABLE: Final = (
     Need("write", "parts/", Weight.NEEDED, "cleanup_legacy_blobs cannot delete"),
     Need("write", QUARANTINE_PREFIX, Weight.NEEDED, NOT_MOVED_ASIDE),
 )
-
-
-def _error_of(call: Callable[[], None], prefix: str) -> StoreError | None:
-    try:
-        with file_errors(prefix):
-            call()
-    except StoreError as error:
-        return error
-    return None
 
 
 def _make_durable(path: Path) -> None:

@@ -42,7 +42,7 @@ from cas.storage.base import (
     refuse_blob_key,
     refuse_other_size,
 )
-from cas.storage.capabilities import PROBE_PREFIX, probe_or_assume_none
+from cas.storage.capabilities import PROBE_PREFIX, probe_if_permitted
 from cas.storage.quarantine import ATTEMPTS, healed, is_sound
 from cas.storage.s3 import listing, objects
 from cas.storage.s3.client import Bucket, Conflict, ObjectStream, bucket_missing
@@ -103,7 +103,7 @@ class S3BlobStorage(KeepBlobs, Bucket):
         return listing.scan(self, prefix, after)
 
     def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
-        probe_or_assume_none(self)
+        probe_if_permitted(self)
         target = Target(staged.digest, staged.size, staged.md5, staged.path, proofs)
         return self._make_present(target, partial(objects.upload, self, staged))
 
@@ -126,7 +126,7 @@ class S3BlobStorage(KeepBlobs, Bucket):
         that out before the GET if the last object had one. No copy if the store does not support
         copying one version alone: then the download is kept and uploaded.
         """
-        probe_or_assume_none(self)
+        probe_if_permitted(self)
         digest: Digest | None = None
         head: bytes | None = None
         if self._checksums_found:
@@ -300,17 +300,10 @@ class S3BlobStorage(KeepBlobs, Bucket):
         """Uploads to keys of ours only, as others may use the bucket; and this machine's files."""
         try:
             for prefix in (CAS_PREFIX, PROBE_PREFIX):
-                yield from self._remove_uploads(prefix, older_than, dry_run=dry_run)
+                yield from listing.remove_uploads(self, prefix, older_than, dry_run=dry_run)
         except (Denied, Unsupported) as error:
             log.warning("unfinished uploads to %s are not cleared: %s", self.bucket_name, error)
         yield from remove_old_files(self.staging_dir, older_than, dry_run=dry_run)
-
-    def _remove_uploads(self, prefix: str, older_than: datetime, *, dry_run: bool) -> Iterator[str]:
-        for found in listing.abandoned_uploads(self, prefix, older_than):
-            key, upload_id = found["Key"], found["UploadId"]
-            if not dry_run:
-                self.abort_upload(key, upload_id)
-            yield f"unfinished upload of {key}, begun {found['Initiated']:%Y-%m-%d %H:%M}"
 
     @property
     def fallbacks(self) -> Mapping[str, str]:
