@@ -90,24 +90,15 @@ class Unsupported(StoreError):
     code = "unsupported"
 
 
-_FILE_ERRORS: Final[dict[int, type[StoreError]]] = {
-    errno.ENOENT: Absent,
-    errno.ENOTDIR: Absent,
-    errno.EISDIR: Absent,
-    errno.ENAMETOOLONG: Absent,
-    errno.EACCES: Denied,
-    errno.EPERM: Denied,
-    errno.EROFS: Denied,
-    errno.ENOSPC: StoreFull,
-    errno.EDQUOT: StoreFull,
-    errno.EFBIG: StoreFull,
-    errno.EIO: Unreachable,
-    errno.ESTALE: Unreachable,
-    errno.ETIMEDOUT: Unreachable,
-    errno.EHOSTDOWN: Unreachable,
-    errno.ENOTCONN: Unreachable,
-    errno.EMFILE: Unreachable,
-    errno.ENFILE: Unreachable,
+_FILE_ERRORS: Final = {
+    Absent: (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    Denied: (errno.EACCES, errno.EPERM, errno.EROFS),
+    StoreFull: (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    Unreachable: (
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+        # Too many open files, which passes.
+        *(errno.EMFILE, errno.ENFILE),
+    ),
 }
 
 _FILE_CURES: Final = {
@@ -134,7 +125,8 @@ def store_error(error: OSError, key: str = "") -> StoreError:
     message = error.strerror or str(error)
     if cure := _FILE_CURES.get(number):
         message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
-    return _FILE_ERRORS.get(number, StoreError)(message, key=key, cure=cure or "")
+    fitting = (kind for kind, numbers in _FILE_ERRORS.items() if number in numbers)
+    return next(fitting, StoreError)(message, key=key, cure=cure or "")
 
 
 class Outcome(StrEnum):

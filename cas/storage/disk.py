@@ -494,8 +494,6 @@ def _move_to(location: Path, source: Path, prefix: str) -> None:
     moved = source.with_name(name)
     moved.touch(exist_ok=False)
     try:
-        target = moved.rename(directory / name)
-    except OSError:
-        moved.unlink()
-        raise
-    target.unlink()
+        moved.rename(directory / name).unlink()
+    finally:
+        moved.unlink(missing_ok=True)

@@ -369,24 +369,22 @@ _KINDS: Final[dict[str, type[StoreError]]] = {
     code: kind for kind, codes in _MEANINGS.items() for code in codes.split()
 }
 
-_EXCEPTIONS: Final[tuple[tuple[tuple[type[Exception], ...], type[StoreError]], ...]] = (
-    (
-        (
-            botocore.CredentialRetrievalError,
-            botocore.LoginError,
-            botocore.MetadataRetrievalError,
-            botocore.NoAuthTokenError,
-            botocore.NoCredentialsError,
-            botocore.PartialCredentialsError,
-            botocore.SSOError,
-            botocore.TokenRetrievalError,
-        ),
-        Denied,
-    ),
-    ((botocore.FlexibleChecksumError,), Corrupt),
-    ((botocore.ConnectionError, botocore.HTTPClientError, HTTPError, OSError), Unreachable),
-    ((botocore.ParamValidationError,), Absent),
-)
+_EXCEPTIONS: Final[dict[type[Exception], type[StoreError]]] = {
+    botocore.CredentialRetrievalError: Denied,
+    botocore.LoginError: Denied,
+    botocore.MetadataRetrievalError: Denied,
+    botocore.NoAuthTokenError: Denied,
+    botocore.NoCredentialsError: Denied,
+    botocore.PartialCredentialsError: Denied,
+    botocore.SSOError: Denied,
+    botocore.TokenRetrievalError: Denied,
+    botocore.FlexibleChecksumError: Corrupt,
+    botocore.ConnectionError: Unreachable,
+    botocore.HTTPClientError: Unreachable,
+    HTTPError: Unreachable,
+    OSError: Unreachable,
+    botocore.ParamValidationError: Absent,
+}
 """What other exceptions mean, the first that fits."""
 
 
@@ -407,9 +405,8 @@ def translate(error: Exception, key: str) -> StoreError:
             meant = Resent
         cure = _cure(error)
         return meant(f"{error}. {cure}" if cure else str(error), key=key, cure=cure)
-    kind = next((kind for errors, kind in _EXCEPTIONS if isinstance(error, errors)), StoreError)
-    if _ended_early(error):
-        kind = CutShort
+    fitting = (kind for one, kind in _EXCEPTIONS.items() if isinstance(error, one))
+    kind = CutShort if _ended_early(error) else next(fitting, StoreError)
     message = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in message:
         message += (

@@ -78,32 +78,31 @@ class S3BlobStorage(KeepBlobs, Bucket):
         return staging_dir()
 
     def stat(self, key: str) -> BlobStat:
+        """Raises Denied if it is the bucket that is not there, which a HEAD of a key does not say.
+
+        Finding that out takes one request in the life of the process.
+        """
         try:
             return self.head(key)
         except Absent:
-            self._refuse_absent_bucket()
+            try:
+                if not self._bucket_seen:
+                    self.request("head_bucket")
+            except Absent as error:
+                raise bucket_missing(self.bucket_name) from error
+            except (Denied, Unsupported) as error:
+                log.debug("whether %s exists is not known: %s", self.bucket_name, error)
+            self._bucket_seen = True
             raise
-
-    def _refuse_absent_bucket(self) -> None:
-        """Raises Denied if it is the bucket that is not there, which a HEAD of a key does not say.
-
-        One request in the life of the process.
-        """
-        if self._bucket_seen:
-            return
-        try:
-            self.request("head_bucket")
-        except Absent as error:
-            raise bucket_missing(self.bucket_name) from error
-        except (Denied, Unsupported) as error:
-            log.debug("whether %s exists is not known: %s", self.bucket_name, error)
-        self._bucket_seen = True
 
     def scan(self, prefix: str, *, after: str = "") -> Iterator[BlobStat]:
         return listing.scan(self, prefix, after)
 
     def create(self, staged: Staged, proofs: Proofs = NO_PROOFS) -> Outcome:
         probe_if_permitted(self)
+        return self._upload(staged, proofs)
+
+    def _upload(self, staged: Staged, proofs: Proofs) -> Outcome:
         target = Target(staged.digest, staged.size, staged.md5, staged.path, proofs)
         return self._make_present(target, partial(objects.upload, self, staged))
 
@@ -137,14 +136,13 @@ class S3BlobStorage(KeepBlobs, Bucket):
         if digest is None:
             with self.read(source) as stream:
                 blob = stream.blob
+                self._checksums_found = blob.sha256 is not None
                 if expected_size not in (None, blob.size):
                     # An answer that was cut short on its way states too few bytes; the store knows.
                     refuse_other_size(self.head(source), expected_size)
                     raise Changed("the store gave another size with the bytes", key=source)
                 if not self._can_copy(blob):
-                    found = self._download_and_create(stream, on_bytes, on_digest, proofs)
-                    self._checksums_found = blob.sha256 is not None
-                    return found
+                    return self._download_and_upload(stream, on_bytes, on_digest, proofs)
                 digest, md5 = blob.sha256, blob.md5
                 if digest is None:
                     # SHA-256 alone if the store will state the copy's; otherwise MD5 is what the
@@ -164,14 +162,13 @@ class S3BlobStorage(KeepBlobs, Bucket):
             source=blob,
             head_first=not conditional or blob.size > self.copy_threshold,
         )
-        self._checksums_found = blob.sha256 is not None
         return Ingested(digest, blob.size, blob, outcome, head)
 
     def _can_copy(self, source: BlobStat) -> bool:
         one_request = source.size <= self.copy_threshold
         return self.supports("copy_if_match" if one_request else "part_copy_if_match")
 
-    def _download_and_create(
+    def _download_and_upload(
         self,
         stream: ObjectStream,
         on_bytes: OnBytes | None,
@@ -184,7 +181,7 @@ class S3BlobStorage(KeepBlobs, Bucket):
             staged = Staged(path, hasher.digest, hasher.md5, hasher.size)
             if on_digest:
                 on_digest(staged.digest)
-            outcome = self.create(staged, proofs)
+            outcome = self._upload(staged, proofs)
         finally:
             with file_errors(stream.blob.key):
                 path.unlink(missing_ok=True)
