@@ -249,25 +249,20 @@ class S3BlobStorage(KeepBlobs, Bucket):
             right = written.md5 == target.md5
         else:
             right = written.checked or self._reads_right(target.digest)
-        if not right:
-            self._discard(target.digest.key, written)
-        return right
-
-    def _reads_right(self, digest: Digest) -> bool:
-        return self.digest_of(digest.key)[0] == digest
-
-    def _discard(self, key: str, written: objects.Written) -> None:
-        """Delete what we just wrote and know to be wrong, unless it was overwritten already.
-
-        Raises Corrupt.
-        """
+        if right:
+            return True
+        key = target.digest.key
         there = self.find(key)
+        # Unless it was overwritten already.
         if there and there.etag == written.etag.strip('"'):
             log.error("what was stored at %s is not what was sent; it is removed", key)
             # If it was healed meanwhile, a store that supports the condition leaves it.
             with contextlib.suppress(Changed):
                 self.request("delete_object", key, IfMatch=written.etag)
         raise Corrupt("the store kept other bytes than it was given", key=key)
+
+    def _reads_right(self, digest: Digest) -> bool:
+        return self.digest_of(digest.key)[0] == digest
 
     def remove(self, key: str) -> None:
         with contextlib.suppress(Absent):
