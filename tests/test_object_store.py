@@ -14,8 +14,7 @@ from botocore.exceptions import ClientError
 
 from benchmarks.installation import stand_in
 from benchmarks.object_store import Objects, Stored, legacy_key
-from cas.storage.s3.capabilities import FALLBACKS, CapabilityProbes
-from cas.storage.s3.client import Bucket
+from cas.storage.s3 import S3BlobStorage
 
 pytestmark = pytest.mark.sqlite
 
@@ -43,10 +42,20 @@ def refusal(operation: Any, **parameters: Any) -> str:
 
 
 def test_the_capabilities_that_a_migration_relies_on_are_supported(client: Any) -> None:
-    results = CapabilityProbes(Bucket(client, BUCKET), "probes/").run()
+    store = S3BlobStorage(
+        bucket_name=BUCKET,
+        endpoint_url=client.meta.endpoint_url,
+        access_key="key",
+        secret_key="secret",
+        region_name="us-east-1",
+        addressing_style="path",
+    )
+    results = store.probe_capabilities("probes/")
     # It has no multipart uploads.
     missing = {"complete_if_none_match", "part_copy_if_match"}
-    assert {name for name, supported in results.items() if supported} == set(FALLBACKS) - missing
+    assert {name for name, supported in results.items() if supported} == set(
+        store.fallbacks
+    ) - missing
 
 
 def test_a_copy_can_be_told_to_leave_what_is_there(client: Any) -> None:

@@ -10,18 +10,15 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Final, Protocol, cast, runtime_checkable
 
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
 from django.core.files.storage import storages
 
 from cas.digest import CAS_PREFIX, Digest
-
-if TYPE_CHECKING:
-    from cas.storage.preflight import Preflight
 
 ALIAS: Final = "attachments"
 """The name of the store that holds the blobs, in `STORAGES`."""
@@ -93,26 +90,15 @@ class Unsupported(StoreError):
     code = "unsupported"
 
 
-_FILE_ERRORS: Final[dict[int, type[StoreError]]] = {
-    errno.ENOENT: Absent,
-    errno.ENOTDIR: Absent,
-    errno.EISDIR: Absent,
-    errno.ENAMETOOLONG: Absent,
-    errno.EACCES: Denied,
-    errno.EPERM: Denied,
-    errno.EROFS: Denied,
-    errno.ENOSPC: StoreFull,
-    errno.EDQUOT: StoreFull,
-    errno.EFBIG: StoreFull,
-    errno.EMFILE: Unreachable,
-    errno.ENFILE: Unreachable,
-    errno.EIO: Unreachable,
-    errno.ESTALE: Unreachable,
-    errno.ETIMEDOUT: Unreachable,
-    errno.EHOSTDOWN: Unreachable,
-    errno.ENOTCONN: Unreachable,
-    errno.EMFILE: Unreachable,
-    errno.ENFILE: Unreachable,
+_FILE_ERRORS: Final = {
+    Absent: (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    Denied: (errno.EACCES, errno.EPERM, errno.EROFS),
+    StoreFull: (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    Unreachable: (
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+        # Too many open files, which passes.
+        *(errno.EMFILE, errno.ENFILE),
+    ),
 }
 
 _FILE_CURES: Final = {
@@ -139,7 +125,8 @@ def store_error(error: OSError, key: str = "") -> StoreError:
     message = error.strerror or str(error)
     if cure := _FILE_CURES.get(number):
         message = f"{message}: {error.filename}. {cure}" if error.filename else f"{message}. {cure}"
-    return _FILE_ERRORS.get(number, StoreError)(message, key=key, cure=cure or "")
+    fitting = (kind for kind, numbers in _FILE_ERRORS.items() if number in numbers)
+    return next(fitting, StoreError)(message, key=key, cure=cure or "")
 
 
 class Outcome(StrEnum):
@@ -222,6 +209,56 @@ class Versioning(StrEnum):
     """They stay as an old version, which object lock may protect for a time."""
     UNKNOWN = "unknown"
     """The store does not say, or not to these credentials."""
+
+
+class Weight(IntEnum):
+    """How much depends on an operation."""
+
+    REPLACEABLE = 0
+    """Something else is done in its place, or nothing has to be."""
+    NEEDED = 1
+    """Some command cannot do its work without it."""
+    ESSENTIAL = 2
+    """The store cannot be used without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An operation that commands need, on keys that begin with `prefix`.
+
+    `cost` says what cannot be done without it.
+    """
+
+    operation: str
+    prefix: str
+    weight: Weight
+    cost: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} in {self.prefix}" if self.prefix else self.operation
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the commands need of a store, found out before thousands of objects depend on it.
+
+    `found` has for each need the error it met, or None. `clock_ahead` is how far the store's clock
+    is ahead of this machine's (behind: negative), to about a second; None if it is not known.
+    `notes` are for the operator.
+    """
+
+    found: Mapping[Need, StoreError | None]
+    clock_ahead: timedelta | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[tuple[Need, StoreError]]:
+        return [(need, error) for need, error in self.found.items() if error is not None]
+
+    @property
+    def weight(self) -> Weight | None:
+        """That of the weightiest need that is not met, if any is not."""
+        return max((need.weight for need, _ in self.missing), default=None)
 
 
 OnBytes = Callable[[int], None]

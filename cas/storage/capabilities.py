@@ -52,8 +52,16 @@ _found: dict[str, Capabilities] = {}
 
 def known(store: BlobStore) -> Capabilities | None:
     """What was found about `store` before, without a request to it."""
-    if store.identity not in _found and (loaded := _load(store)):
-        _found[store.identity] = loaded
+    if store.identity not in _found and (path := _file(store)):
+        try:
+            kept = json.loads(path.read_text())
+            results = {name: kept["results"][name] is True for name in store.fallbacks}
+            probed_at = datetime.fromisoformat(kept["probed_at"])
+            _found[store.identity] = Capabilities(results, probed_at)
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            log.warning("%s cannot be read, the store is probed again: %s", path, error)
     return _found.get(store.identity)
 
 
@@ -76,57 +84,19 @@ def probe(store: BlobStore, *, force: bool = False, log_missing: bool = True) ->
     return capabilities
 
 
-def probe_or_assume_none(store: BlobStore) -> Capabilities:
-    """As `probe`, but a store in which nothing may be probed is taken to support nothing.
-
-    That is not remembered as a finding. Raises what else `probe` raises.
-    """
+def probe_if_permitted(store: BlobStore) -> None:
+    """As `probe`, but in a store in which nothing may be probed nothing is known, and relied on."""
     try:
-        return probe(store)
+        probe(store)
     except Denied as error:
         log.warning(
             "no capability of %s can be probed, none is relied on: %s", store.identity, error
         )
-        return NO_CAPABILITIES
 
 
 def remember(store: BlobStore, capabilities: Capabilities) -> None:
     """Take these for what was found about `store`, here and in the file that processes share."""
     _found[store.identity] = capabilities
-    _save(store, capabilities)
-
-
-def forget() -> None:
-    """Drop what this process remembers; files stay."""
-    _found.clear()
-
-
-def _file(store: BlobStore) -> Path | None:
-    try:
-        directory = state_dir()
-    except StoreError as error:
-        log.warning("nothing is remembered of %s: %s", store.identity, error)
-        return None
-    name = hashlib.sha256(store.identity.encode()).hexdigest()[:16]
-    return directory / f"capabilities-{VERSION}-{name}.json" if directory else None
-
-
-def _load(store: BlobStore) -> Capabilities | None:
-    path = _file(store)
-    if path is None:
-        return None
-    try:
-        kept = json.loads(path.read_text())
-        results = {name: kept["results"][name] is True for name in store.fallbacks}
-        return Capabilities(results, datetime.fromisoformat(kept["probed_at"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        log.warning("%s cannot be read, the store is probed again: %s", path, error)
-        return None
-
-
-def _save(store: BlobStore, capabilities: Capabilities) -> None:
     path = _file(store)
     if path is None:
         return
@@ -143,3 +113,18 @@ def _save(store: BlobStore, capabilities: Capabilities) -> None:
         log.warning("%s cannot be written, the store will be probed again: %s", path, error)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def forget() -> None:
+    """Drop what this process remembers; files stay."""
+    _found.clear()
+
+
+def _file(store: BlobStore) -> Path | None:
+    try:
+        directory = state_dir()
+    except StoreError as error:
+        log.warning("nothing is remembered of %s: %s", store.identity, error)
+        return None
+    name = hashlib.sha256(store.identity.encode()).hexdigest()[:16]
+    return directory / f"capabilities-{VERSION}-{name}.json" if directory else None

@@ -22,7 +22,6 @@ import stat as modes
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -39,20 +38,22 @@ from cas.storage.base import (
     Corrupt,
     Ingested,
     KeepBlobs,
+    Need,
     OnBytes,
     OnDigest,
     Outcome,
+    Preflight,
     Proofs,
     Staged,
     StoreError,
     Unreachable,
     Versioning,
+    Weight,
     compare,
     file_errors,
     refuse_blob_key,
     refuse_other_size,
 )
-from cas.storage.preflight import Need, Preflight, Weight
 from cas.storage.quarantine import ATTEMPTS, NOT_MOVED_ASIDE, QUARANTINE_PREFIX, healed, is_sound
 from cas.storage.staging import copy_hashed, remove_old_files
 
@@ -209,13 +210,20 @@ class DiskBlobStorage(KeepBlobs, FileSystemStorage):
     def preflight(self) -> Preflight:
         """Raises StoreError if the directory itself cannot be written to, Denied above all."""
         source = self.staging_dir / f"probe-{uuid.uuid4().hex}"
+        found: dict[Need, StoreError | None] = {}
         with file_errors(STAGING):
             try:
                 source.write_bytes(b"written, moved and deleted\n")
-                found = {DURABLE: _error_of(partial(_make_durable, source), "")}
-                for need in WRITABLE:
-                    move = partial(_move_to, Path(self.location), source, need.prefix)
-                    found[need] = _error_of(move, need.prefix)
+                for need in (DURABLE, *WRITABLE):
+                    found[need] = None
+                    try:
+                        with file_errors(need.prefix):
+                            if need is DURABLE:
+                                _make_durable(source)
+                            else:
+                                _move_to(Path(self.location), source, need.prefix)
+                    except StoreError as error:
+                        found[need] = error
             finally:
                 source.unlink(missing_ok=True)
             room = shutil.disk_usage(self.location)
@@ -486,15 +494,6 @@ WRITABLE: Final = (
 )
 
 
-def _error_of(call: Callable[[], None], prefix: str) -> StoreError | None:
-    try:
-        with file_errors(prefix):
-            call()
-    except StoreError as error:
-        return error
-    return None
-
-
 def _make_durable(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -514,8 +513,6 @@ def _move_to(location: Path, source: Path, prefix: str) -> None:
     moved = source.with_name(name)
     moved.touch(exist_ok=False)
     try:
-        target = moved.rename(directory / name)
-    except OSError:
-        moved.unlink()
-        raise
-    target.unlink()
+        moved.rename(directory / name).unlink()
+    finally:
+        moved.unlink(missing_ok=True)

@@ -18,8 +18,7 @@ from cas.exit_status import ExitStatus
 from cas.storage.base import BlobStore, Corrupt, Denied
 from cas.storage.capabilities import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.capabilities import FALLBACKS
-from cas.storage.s3.preflight import NEEDS
+from cas.storage.s3.probes import FALLBACKS, NEEDS
 from cas.tests.test_store_contract import keys, put
 from cas.tests.test_store_s3 import uploads
 from tests.s3 import S3Endpoint, S3Server

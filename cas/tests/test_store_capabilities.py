@@ -14,7 +14,7 @@ from cas.storage import capabilities
 from cas.storage.base import Changed, Corrupt, Denied, Outcome, Unreachable
 from cas.storage.capabilities import PROBE_PREFIX, probe
 from cas.storage.s3 import S3BlobStorage
-from cas.storage.s3.capabilities import FALLBACKS
+from cas.storage.s3.probes import FALLBACKS
 from cas.tests.test_store_contract import DATA, bytes_at, damage, keys, put, stage
 from cas.tests.test_store_s3 import LARGE, MIB, uploads
 from tests.s3 import S3Server

@@ -8,17 +8,22 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any, Final
 
+import boto3
 from botocore import exceptions as botocore
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
+from django.core.exceptions import ImproperlyConfigured
+from storages.backends.s3 import S3Storage
+from storages.utils import setting
 from urllib3.exceptions import HTTPError
 
 from cas.digest import Digest
@@ -35,7 +40,7 @@ from cas.storage.base import (
     Unreachable,
     Unsupported,
 )
-from cas.storage.capabilities import NO_CAPABILITIES, Capabilities
+from cas.storage.capabilities import known
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -45,25 +50,106 @@ log = logging.getLogger(__name__)
 MIB: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """In bytes. Objects larger than a threshold go in parts of about the part size."""
-
-    multipart_threshold: int = 64 * MIB
-    part_size: int = 16 * MIB
-    copy_threshold: int = 5 * 1024 * MIB
-    copy_part_size: int = 512 * MIB
+USER_AGENT: Final = f"cas Boto3/{boto3.__version__}"
+"""Botocore's own is put together anew for each request, an eighth of all a small one costs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """A bucket and what is known of it. `extra` goes with every request that creates."""
+class Bucket(S3Storage):  # type: ignore[misc]
+    """Requests to the bucket that the options of a store name.
 
-    client: Any
-    name: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    sizes: Sizes = Sizes()
-    capabilities: Capabilities = NO_CAPABILITIES
+    Takes django-storages' options (except `location` and `gzip`: a key is the whole key, and
+    the bytes are the bytes) and those of `get_default_settings`, each of which is also a Django
+    setting `CAS_S3_<OPTION>`. Times are in seconds, sizes in bytes: objects larger than a
+    threshold go in parts of about the part size.
+    """
+
+    client_config: Config
+    multipart_threshold: int
+    part_size: int
+    copy_threshold: int
+    copy_part_size: int
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for forbidden in ("location", "gzip"):
+            if getattr(self, forbidden):
+                raise ImproperlyConfigured(f"a blob store cannot be used with {forbidden!r}")
+        own = Config(user_agent=USER_AGENT).merge(self.client_config)
+        self.client_config = own.merge(
+            Config(
+                connect_timeout=self.connect_timeout,
+                read_timeout=self.read_timeout,
+                retries={"mode": "standard", "total_max_attempts": self.max_attempts},
+                max_pool_connections=self.pool_size,
+                tcp_keepalive=True,
+                # Some stores refuse the checksums that newer botocore adds. Those that the
+                # store was seen to check are sent with each request.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+        )
+        self._clients: dict[int, Any] = {}
+
+    def get_default_settings(self) -> dict[str, Any]:
+        return {
+            **super().get_default_settings(),
+            # By itself boto3 still presigns with version 2, which newer services refuse.
+            "signature_version": setting("AWS_S3_SIGNATURE_VERSION", "s3v4"),
+            "connect_timeout": setting("CAS_S3_CONNECT_TIMEOUT", 5),
+            "read_timeout": setting("CAS_S3_READ_TIMEOUT", 60),
+            "max_attempts": setting("CAS_S3_MAX_ATTEMPTS", 4),
+            "pool_size": setting("CAS_S3_POOL_SIZE", 64),
+            "multipart_threshold": setting("CAS_S3_MULTIPART_THRESHOLD", 64 * MIB),
+            "part_size": setting("CAS_S3_PART_SIZE", 16 * MIB),
+            "copy_threshold": setting("CAS_S3_COPY_THRESHOLD", 5 * 1024 * MIB),
+            "copy_part_size": setting("CAS_S3_COPY_PART_SIZE", 512 * MIB),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_clients": {}}
+
+    @property
+    def client(self) -> Any:
+        """The one boto3 client of this process, shared by its threads.
+
+        A forked child makes its own: connections must not be shared across a fork.
+        """
+        client = self._clients.get(os.getpid())
+        if client is None:
+            session = self._create_session()
+            parsers = session._session.get_component("response_parser_factory")
+            parsers.set_parser_defaults(timestamp_parser=read_time)
+            client = session.client(
+                "s3",
+                region_name=self.region_name,
+                use_ssl=self.use_ssl,
+                endpoint_url=self.endpoint_url,
+                config=self.client_config,
+                verify=self.verify,
+            )
+            client.meta.events.register("before-sign.s3.DeleteObjects", send_content_md5)
+            # Two threads may both get here; all then use the first one's.
+            client = self._clients.setdefault(os.getpid(), client)
+        return client
+
+    @property
+    def identity(self) -> str:
+        return f"s3:{self.client.meta.endpoint_url}/{self.bucket_name}"
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Goes with every request that creates an object: encryption, storage class, ACL."""
+        acl = {"ACL": self.default_acl} if self.default_acl else {}
+        return {
+            "ContentType": "application/octet-stream",
+            **self.get_object_parameters(""),
+            **acl,
+        }
+
+    def supports(self, capability: str) -> bool:
+        """Whether the store was seen to support it. Sends nothing: what was not probed is not."""
+        found = known(self)
+        return found is not None and found.supports(capability)
 
     def request(self, operation: str, key: str = "", *, about: str = "", **params: Any) -> Any:
         """Send one request, about the object at `key` if it is given, and return the answer.
@@ -72,7 +158,7 @@ class Bucket:
         """
         named = {"Key": key} if key else {}
         with s3_errors(about or key):
-            return getattr(self.client, operation)(Bucket=self.name, **named, **params)
+            return getattr(self.client, operation)(Bucket=self.bucket_name, **named, **params)
 
     def head(self, key: str) -> BlobStat:
         """Raises Absent.
@@ -86,7 +172,7 @@ class Bucket:
             cause = error.__cause__
             if isinstance(cause, ClientError) and code_of(cause) in ("400", "403"):
                 with s3_errors(key), contextlib.suppress(BotoCoreError):
-                    named = {"Bucket": self.name, "Key": key}
+                    named = {"Bucket": self.bucket_name, "Key": key}
                     self.client.get_object(**named, Range="bytes=0-0")["Body"].close()
             raise
         return self._describe(key, answer, int(answer["ContentLength"]))
@@ -98,9 +184,8 @@ class Bucket:
         except Absent:
             return None
 
-    def get(self, key: str, byte_range: ByteRange | None = None) -> ObjectStream:
-        """A stream of the object or of the range. Raises Absent, and Corrupt if the object does
-        not have these bytes."""
+    def read(self, key: str, byte_range: ByteRange | None = None) -> ObjectStream:
+        """Raises Absent, and Corrupt if the object does not have these bytes."""
         _refuse_no_key(key)
         if byte_range is None:
             answer = self.request("get_object", key, **self._checksum_mode())
@@ -108,7 +193,10 @@ class Bucket:
         else:
             text = f"bytes={byte_range.start}-{byte_range.stop - 1}"
             answer = self.request("get_object", key, Range=text)
-            length, size = byte_range.stop - byte_range.start, _total(answer)
+            length = byte_range.stop - byte_range.start
+            # RFC 9110, 14.4. There is none if the range was ignored.
+            total = str(answer.get("ContentRange", "")).partition("/")[2]
+            size = int(total) if total.isdecimal() else 0
             if int(answer["ContentLength"]) != length or byte_range.stop > size:
                 answer["Body"].close()
                 raise Corrupt(f"the object has {size} bytes, not the range", key=key)
@@ -132,20 +220,16 @@ class Bucket:
             log.warning("an unfinished upload of %s stays for the collector: %s", key, error)
 
     def _checksum_mode(self) -> dict[str, str]:
-        return {"ChecksumMode": "ENABLED"} if self.capabilities.supports("stored_checksum") else {}
+        return {"ChecksumMode": "ENABLED"} if self.supports("stored_checksum") else {}
 
     def _describe(self, key: str, answer: Mapping[str, Any], size: int) -> BlobStat:
         etag = str(answer["ETag"]).strip('"')
-        sha256 = self._sha256(answer, etag)
-        return BlobStat(key, size, answer["LastModified"], etag, sha256, md5_of(answer))
-
-    def _sha256(self, answer: Mapping[str, Any], etag: str) -> Digest | None:
-        """The checksum of the whole object. That of an object of parts is one of checksums."""
         stated = str(answer.get("ChecksumSHA256", ""))
+        # That of an object of parts is one of checksums, not of the object's bytes.
         of_parts = "-" in stated or "-" in etag or answer.get("ChecksumType") == "COMPOSITE"
-        if of_parts or not self.capabilities.supports("stored_checksum"):
-            return None
-        return sha256_of(stated)
+        of_bytes = stated and not of_parts and self.supports("stored_checksum")
+        sha256 = sha256_of(stated) if of_bytes else None
+        return BlobStat(key, size, answer["LastModified"], etag, sha256, md5_of(answer))
 
 
 class ObjectStream(io.RawIOBase):
@@ -212,12 +296,6 @@ def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _total(answer: Mapping[str, Any]) -> int:
-    """The object's size from Content-Range (RFC 9110, 14.4); 0 if the range was ignored."""
-    _, _, total = str(answer.get("ContentRange", "")).partition("/")
-    return int(total) if total.isdecimal() else 0
-
-
 def _refuse_no_key(key: str) -> None:
     if not 0 < len(key.encode(errors="surrogateescape")) <= 1024 or "\0" in key:
         raise Absent("this can be no key of an object", key=key)
@@ -257,94 +335,56 @@ class Resent(Changed):
     """Refused, perhaps because an earlier sending of the same request was carried out."""
 
 
-_CODES: Final[dict[str, type[StoreError]]] = {
-    code: kind
-    for kind, codes in {
-        Absent: ("KeyTooLongError", "NoSuchKey", "NoSuchVersion", "NotFound"),
-        Unsupported: ("MethodNotAllowed", "NotImplemented"),
-        Denied: (
-            "AccessDenied",
-            "AccountProblem",
-            "AllAccessDisabled",
-            "AuthorizationHeaderMalformed",
-            "ExpiredToken",
-            "ExpiredTokenException",
-            "IllegalLocationConstraintException",
-            "InvalidAccessKeyId",
-            "InvalidToken",
-            # A bucket that is not there is a mistake in the configuration, not an absent object:
-            # an empty listing must never be taken from it.
-            "NoSuchBucket",
-            "PermanentRedirect",
-            "RequestTimeTooSkewed",
-            "SignatureDoesNotMatch",
-            "TokenRefreshRequired",
-        ),
-        Changed: ("PreconditionFailed",),
-        # Of an upload's completion: it was completed already, by a request whose answer got lost.
-        Resent: ("NoSuchUpload",),
-        Corrupt: (
-            "BadDigest",
-            "IncompleteBody",
-            "InvalidDigest",
-            # The range is one that an object of the expected size has.
-            "InvalidRange",
-            "XAmzContentChecksumMismatch",
-            "XAmzContentSHA256Mismatch",
-        ),
-        StoreFull: (
-            "EntityTooLarge",
-            "QuotaExceeded",
-            "XMinioAdminBucketQuotaExceeded",
-            "XMinioStorageFull",
-        ),
-        Conflict: ("ConditionalRequestConflict", "OperationAborted"),
-        Unreachable: (
-            "InternalError",
-            "RequestTimeout",
-            "ServiceUnavailable",
-            "SlowDown",
-            "Throttling",
-            "ThrottlingException",
-            "TooManyRequests",
-        ),
-    }.items()
-    for code in codes
+_MEANINGS: Final = {
+    Absent: "404 KeyTooLongError NoSuchKey NoSuchVersion NotFound",
+    Unsupported: "405 501 MethodNotAllowed NotImplemented",
+    # A bucket that is not there is a mistake in the configuration, not an absent object: an empty
+    # listing must never be taken from it.
+    Denied: """
+        301 401 403 AccessDenied AccountProblem AllAccessDisabled AuthorizationHeaderMalformed
+        ExpiredToken ExpiredTokenException IllegalLocationConstraintException InvalidAccessKeyId
+        InvalidToken NoSuchBucket PermanentRedirect RequestTimeTooSkewed SignatureDoesNotMatch
+        TokenRefreshRequired
+    """,
+    Changed: "412 PreconditionFailed",
+    # Of an upload's completion: it was completed already, by a request whose answer got lost.
+    Resent: "NoSuchUpload",
+    # The range is one that an object of the expected size has.
+    Corrupt: """
+        416 BadDigest IncompleteBody InvalidDigest InvalidRange XAmzContentChecksumMismatch
+        XAmzContentSHA256Mismatch
+    """,
+    StoreFull: """
+        507 EntityTooLarge QuotaExceeded XMinioAdminBucketQuotaExceeded XMinioStorageFull
+    """,
+    Conflict: "409 ConditionalRequestConflict OperationAborted",
+    Unreachable: """
+        408 429 InternalError RequestTimeout ServiceUnavailable SlowDown Throttling
+        ThrottlingException TooManyRequests
+    """,
+}
+"""Error codes of S3, and statuses, by the error that they amount to."""
+
+_KINDS: Final[dict[str, type[StoreError]]] = {
+    code: kind for kind, codes in _MEANINGS.items() for code in codes.split()
 }
 
-_STATUSES: Final[dict[int, type[StoreError]]] = {
-    301: Denied,
-    401: Denied,
-    403: Denied,
-    404: Absent,
-    405: Unsupported,
-    408: Unreachable,
-    409: Conflict,
-    412: Changed,
-    416: Corrupt,
-    429: Unreachable,
-    501: Unsupported,
-    507: StoreFull,
+_EXCEPTIONS: Final[dict[type[Exception], type[StoreError]]] = {
+    botocore.CredentialRetrievalError: Denied,
+    botocore.LoginError: Denied,
+    botocore.MetadataRetrievalError: Denied,
+    botocore.NoAuthTokenError: Denied,
+    botocore.NoCredentialsError: Denied,
+    botocore.PartialCredentialsError: Denied,
+    botocore.SSOError: Denied,
+    botocore.TokenRetrievalError: Denied,
+    botocore.FlexibleChecksumError: Corrupt,
+    botocore.ConnectionError: Unreachable,
+    botocore.HTTPClientError: Unreachable,
+    HTTPError: Unreachable,
+    OSError: Unreachable,
+    botocore.ParamValidationError: Absent,
 }
-
-_EXCEPTIONS: Final[tuple[tuple[tuple[type[Exception], ...], type[StoreError]], ...]] = (
-    (
-        (
-            botocore.CredentialRetrievalError,
-            botocore.LoginError,
-            botocore.MetadataRetrievalError,
-            botocore.NoAuthTokenError,
-            botocore.NoCredentialsError,
-            botocore.PartialCredentialsError,
-            botocore.SSOError,
-            botocore.TokenRetrievalError,
-        ),
-        Denied,
-    ),
-    ((botocore.FlexibleChecksumError,), Corrupt),
-    ((botocore.ConnectionError, botocore.HTTPClientError, HTTPError, OSError), Unreachable),
-    ((botocore.ParamValidationError,), Absent),
-)
 """What other exceptions mean, the first that fits."""
 
 
@@ -365,9 +405,8 @@ def translate(error: Exception, key: str) -> StoreError:
             meant = Resent
         cure = _cure(error)
         return meant(f"{error}. {cure}" if cure else str(error), key=key, cure=cure)
-    kind = next((kind for errors, kind in _EXCEPTIONS if isinstance(error, errors)), StoreError)
-    if _ended_early(error):
-        kind = CutShort
+    fitting = (kind for one, kind in _EXCEPTIONS.items() if isinstance(error, one))
+    kind = CutShort if _ended_early(error) else next(fitting, StoreError)
     message = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in message:
         message += (
@@ -386,13 +425,10 @@ def status_of(error: ClientError) -> int:
 
 def meaning(code: str, status: int = 0) -> type[StoreError]:
     """The kind of error behind an S3 error code, or failing that behind its HTTP status."""
-    if code in _CODES:
-        return _CODES[code]
     # A HEAD has no body, so botocore puts the bare status in place of the code.
     status = int(code) if code.isdecimal() else status
-    if status in _STATUSES:
-        return _STATUSES[status]
-    return Unreachable if status >= 500 else StoreError
+    kind = _KINDS.get(code) or _KINDS.get(str(status))
+    return kind or (Unreachable if status >= 500 else StoreError)
 
 
 def _ended_early(error: Exception) -> bool:

@@ -13,14 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from cas.storage.base import (
-    BlobStat,
-    Denied,
-    StoreError,
-    Unreachable,
-    Unsupported,
-    Versioning,
-)
+from cas.storage.base import BlobStat, Denied, StoreError, Unreachable, Unsupported, Versioning
 from cas.storage.s3.client import Bucket, meaning, s3_errors
 
 log = logging.getLogger(__name__)
@@ -96,7 +89,7 @@ def versions_of(bucket: Bucket, key: str) -> Iterator[Version]:
     """Every version of the object, and every mark of a deletion, lazily."""
     with s3_errors(key):
         pages = bucket.client.get_paginator("list_object_versions")
-        for page in pages.paginate(Bucket=bucket.name, Prefix=key):
+        for page in pages.paginate(Bucket=bucket.bucket_name, Prefix=key):
             entries = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             yield from ((key, one["VersionId"]) for one in entries if one["Key"] == key)
             if any(one["Key"] > key for one in entries):
@@ -119,10 +112,16 @@ def _remove(bucket: Bucket, objects: Sequence[Version]) -> Outcomes:
         if one in outcomes:
             continue
         # After a refused batch, the first object that is refused by itself stands for the others.
-        refused = Denied(str(denied), key=one[0]) if denied else _remove_one(bucket, one)
-        outcomes[one] = refused
-        if isinstance(refused, Denied) and len(together) > 1:
-            denied = refused
+        if denied:
+            outcomes[one] = Denied(str(denied), key=one[0])
+            continue
+        key, version = one
+        try:
+            answer = bucket.request("delete_object", key, **_version(version))
+            outcomes[one] = _sent_again(answer, key)
+        except StoreError as error:
+            outcomes[one] = error
+            denied = error if isinstance(error, Denied) and len(together) > 1 else None
     return outcomes
 
 
@@ -138,30 +137,21 @@ def _remove_batch(bucket: Bucket, objects: Sequence[Version]) -> Outcomes:
     by_key: dict[str, list[Version]] = {}
     for one in objects:
         by_key.setdefault(one[0], []).append(one)
+
+    def meant(item: Mapping[str, Any]) -> list[Version]:
+        """What an item of the answer names; without a version id, all the key's versions."""
+        version = item.get("VersionId", "")
+        named = by_key.get(item.get("Key", ""), ())
+        return [one for one in named if not version or one[1] in ("", version)]
+
     for item in answer.get("Deleted", ()):
-        outcomes.update(dict.fromkeys(_meant(item, by_key)))
+        outcomes.update(dict.fromkeys(meant(item)))
     for item in answer.get("Errors", ()):
         code = str(item.get("Code", ""))
         absent = code in ("NoSuchKey", "NoSuchVersion", "NotFound")
         error = meaning(code)(f"{code}: {item.get('Message', '')}", key=item.get("Key", ""))
-        outcomes.update(dict.fromkeys(_meant(item, by_key), None if absent else error))
+        outcomes.update(dict.fromkeys(meant(item), None if absent else error))
     return outcomes
-
-
-def _meant(item: Mapping[str, Any], by_key: Mapping[str, Sequence[Version]]) -> list[Version]:
-    """What of a batch an answer's item names; without a version id, all the key's versions."""
-    version = item.get("VersionId", "")
-    named = by_key.get(item.get("Key", ""), ())
-    return [one for one in named if not version or one[1] in ("", version)]
-
-
-def _remove_one(bucket: Bucket, version: Version) -> StoreError | None:
-    key, version_id = version
-    try:
-        answer = bucket.request("delete_object", key, **_version(version_id))
-    except StoreError as error:
-        return error
-    return _sent_again(answer, key)
 
 
 def _version(version_id: str) -> dict[str, str]:
@@ -183,7 +173,7 @@ def versioning(bucket: Bucket) -> Versioning:
     try:
         status = bucket.request("get_bucket_versioning").get("Status", "")
     except (Denied, Unsupported) as error:
-        log.info("whether %s keeps versions is not known: %s", bucket.name, error)
+        log.info("whether %s keeps versions is not known: %s", bucket.bucket_name, error)
         status = None
     if status == "":
         return Versioning.NONE
@@ -200,19 +190,22 @@ def _locked(bucket: Bucket) -> bool:
     except Unreachable:
         raise
     except StoreError as error:
-        log.info("no object lock is known of %s: %s", bucket.name, error)
+        log.info("no object lock is known of %s: %s", bucket.bucket_name, error)
         return False
     found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
     return bool(found == "Enabled")
 
 
-def abandoned_uploads(
-    bucket: Bucket, prefix: str, older_than: datetime
-) -> Iterator[dict[str, Any]]:
-    """Multipart uploads below `prefix` that were begun before `older_than`."""
+def remove_uploads(
+    bucket: Bucket, prefix: str, older_than: datetime, *, dry_run: bool
+) -> Iterator[str]:
+    """Give up multipart uploads below `prefix` begun before `older_than`, describing each."""
     with s3_errors(prefix):
         pages = bucket.client.get_paginator("list_multipart_uploads")
-        for page in pages.paginate(Bucket=bucket.name, Prefix=prefix):
+        for page in pages.paginate(Bucket=bucket.bucket_name, Prefix=prefix):
             for upload in page.get("Uploads", ()):
-                if upload["Initiated"] < older_than:
-                    yield upload
+                key, begun = upload["Key"], upload["Initiated"]
+                if begun < older_than:
+                    if not dry_run:
+                        bucket.abort_upload(key, upload["UploadId"])
+                    yield f"unfinished upload of {key}, begun {begun:%Y-%m-%d %H:%M}"
