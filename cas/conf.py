@@ -166,10 +166,8 @@ _SIZES: Final = list_of(integer(1, LARGEST_THUMBNAIL), f"numbers from 1 to {LARG
 _CACHE_DIR: Final = Path(tempfile.gettempdir(), "cas-thumbnails")
 
 
-def _row(
-    kind: Kind, default: Any, meaning: str, *, check: str = "cas.E009", shown: str = ""
-) -> Any:
-    row = Setting("", kind, default, meaning, shown, check)
+def _row(kind: Kind, default: Any, meaning: str, **more: str) -> Any:
+    row = Setting("", kind, default, meaning, **more)
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
