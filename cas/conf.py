@@ -236,11 +236,7 @@ def serving() -> ServingSettings:
     return from_values({name: getattr(settings, name) for name in names})
 
 
-def _clear_cache(**_: Any) -> None:
-    serving.cache_clear()
-
-
-setting_changed.connect(_clear_cache)
+setting_changed.connect(lambda **_: serving.cache_clear(), weak=False)
 
 
 def contradictions(current: ServingSettings) -> Iterator[tuple[str, str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -11,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cas.exit_status import ExitStatus
 from cas.storage import attachment_store
-from cas.storage.base import Denied, StoreError
+from cas.storage.base import BlobStore, Denied, StoreError
 from cas.storage.capabilities import NO_CAPABILITIES, Capabilities, probe
 from cas.storage.preflight import Preflight, Weight
 
@@ -26,18 +25,6 @@ VERDICTS: Final = {
     ExitStatus.ITEMS_FAILED: "The store can be used, but not for everything.",
     ExitStatus.UNAVAILABLE: "The store cannot be used.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    store: str
-    preflight: Preflight
-    capabilities: Capabilities
-    fallbacks: dict[str, str]
-
-    @property
-    def status(self) -> ExitStatus:
-        return STATUSES[self.preflight.weight]
 
 
 class Command(BaseCommand):
@@ -56,7 +43,13 @@ class Command(BaseCommand):
 
     def handle(self, *, cached: bool, json: bool, **options: Any) -> None:
         try:
-            found = find_out(cached=cached)
+            store = attachment_store()
+            preflight = store.preflight()
+            try:
+                capabilities = probe(store, force=not cached, log_missing=False)
+            except Denied:
+                # The preflight names the right that is missing.
+                capabilities = NO_CAPABILITIES
         except ImproperlyConfigured as error:
             raise CommandError(str(error), returncode=ExitStatus.REFUSED) from error
         except StoreError as error:
@@ -64,61 +57,51 @@ class Command(BaseCommand):
                 f"the store cannot be used ({error.code}): {error}",
                 returncode=ExitStatus.UNAVAILABLE,
             ) from error
-        self.stdout.write(as_json(found) if json else as_table(found))
-        if found.status is not ExitStatus.DONE:
-            raise SystemExit(int(found.status))
+        written = as_json if json else as_table
+        self.stdout.write(written(store, preflight, capabilities))
+        status = STATUSES[preflight.weight]
+        if status is not ExitStatus.DONE:
+            raise SystemExit(int(status))
 
 
-def find_out(*, cached: bool) -> Findings:
-    """Raises StoreError if nothing can be tried at all."""
-    store = attachment_store()
-    preflight = store.preflight()
-    try:
-        capabilities = probe(store, force=not cached, log_missing=False)
-    except Denied:
-        # The preflight names the right that is missing.
-        capabilities = NO_CAPABILITIES
-    return Findings(store.identity, preflight, capabilities, dict(store.fallbacks))
-
-
-def as_json(found: Findings) -> str:
-    ahead = found.preflight.clock_ahead
+def as_json(store: BlobStore, preflight: Preflight, capabilities: Capabilities) -> str:
+    ahead = preflight.clock_ahead
     findings = {
-        "store": found.store,
-        "status": found.status.name.lower(),
+        "store": store.identity,
+        "status": STATUSES[preflight.weight].name.lower(),
         "clock_ahead_seconds": None if ahead is None else round(ahead.total_seconds()),
         "needs": {
             str(need): None
             if error is None
             else {"code": error.code, "message": str(error), "cost": need.cost}
-            for need, error in found.preflight.found.items()
+            for need, error in preflight.found.items()
         },
-        "capabilities": dict(found.capabilities.results),
-        "probed_at": found.capabilities.probed_at.isoformat(timespec="seconds"),
-        "notes": list(found.preflight.notes),
+        "capabilities": dict(capabilities.results),
+        "probed_at": capabilities.probed_at.isoformat(timespec="seconds"),
+        "notes": list(preflight.notes),
     }
     return json.dumps(findings, indent=2)
 
 
-def as_table(found: Findings) -> str:
-    lines = [found.store]
-    ahead = found.preflight.clock_ahead
+def as_table(store: BlobStore, preflight: Preflight, capabilities: Capabilities) -> str:
+    lines = [store.identity]
+    ahead = preflight.clock_ahead
     if ahead is not None:
         seconds = round(ahead.total_seconds())
         way = "behind" if seconds < 0 else "ahead of"
         lines.append(f"Its clock is {abs(seconds)} s {way} this machine's.")
-    lines += found.preflight.notes
+    lines += preflight.notes
     lines.append("Operations:")
-    for need, error in found.preflight.found.items():
+    for need, error in preflight.found.items():
         verdict = "works" if error is None else f"missing; {need.cost} ({error.code}: {error})"
         lines.append(f"  {need!s:<26}{verdict}")
-    if found.capabilities.results:
-        probed_at = found.capabilities.probed_at.isoformat(timespec="seconds")
+    if capabilities.results:
+        probed_at = capabilities.probed_at.isoformat(timespec="seconds")
         lines.append(f"Capabilities, probed {probed_at}:")
     else:
         lines.append("Capabilities: none could be probed, so none is relied on.")
-    for name, supported in found.capabilities.results.items():
-        verdict = "supported" if supported else f"not supported; {found.fallbacks[name]}"
+    for name, supported in capabilities.results.items():
+        verdict = "supported" if supported else f"not supported; {store.fallbacks[name]}"
         lines.append(f"  {name:<24}{verdict}")
-    lines.append(VERDICTS[found.status])
+    lines.append(VERDICTS[STATUSES[preflight.weight]])
     return "\n".join(lines)
