@@ -166,10 +166,8 @@ _SIZES: Final = list_of(integer(1, LARGEST_THUMBNAIL), f"numbers from 1 to {LARG
 _CACHE_DIR: Final = Path(tempfile.gettempdir(), "cas-thumbnails")
 
 
-def _row(
-    kind: Kind, default: Any, meaning: str, *, check: str = "cas.E009", shown: str = ""
-) -> Any:
-    row = Setting("", kind, default, meaning, shown, check)
+def _row(kind: Kind, default: Any, meaning: str, **more: str) -> Any:
+    row = Setting("", kind, default, meaning, **more)
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
@@ -238,11 +236,7 @@ def serving() -> ServingSettings:
     return from_values({name: getattr(settings, name) for name in names})
 
 
-def _clear_cache(**_: Any) -> None:
-    serving.cache_clear()
-
-
-setting_changed.connect(_clear_cache)
+setting_changed.connect(lambda **_: serving.cache_clear(), weak=False)
 
 
 def contradictions(current: ServingSettings) -> Iterator[tuple[str, str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from django.core.files.storage import FileSystemStorage
@@ -17,16 +17,6 @@ from cas.storage.base import BlobStore
 ACCEL_CACHE_CONTROL: Final = "X-Cas-Cache-Control"
 """Carries Cache-Control to nginx, whose configuration sends it once it has the bytes. nginx would
 send Cache-Control itself with its own error pages too, and browsers would keep those for a year."""
-
-
-class S3Store(Protocol):
-    """What a store on S3 has beyond the contract."""
-
-    bucket_name: str
-
-    @property
-    def client(self) -> Any:
-        """The process's boto3 client, which presigns without a request."""
 
 
 def hand_over(
@@ -45,7 +35,12 @@ def hand_over(
         return None
     current, on_disk = serving(), isinstance(store, FileSystemStorage)
     if current.delivery == "accel" and request.method == "GET":
-        path = f"/disk/{quote(key)}" if on_disk else _behind_nginx(_presigned(store, key, headers))
+        if on_disk:
+            path = f"/disk/{quote(key)}"
+        else:
+            # nginx knows the host, which is signed as well.
+            signed = urlsplit(_presigned(store, key, headers))
+            path = f"/s3{signed.path}?{signed.query}"
         # nginx itself says whether it takes ranges.
         kept = {k: v for k, v in headers.items() if k not in ("Accept-Ranges", "Cache-Control")}
         kept[ACCEL_CACHE_CONTROL] = headers["Cache-Control"]
@@ -78,11 +73,11 @@ def _understood_alike(request: HttpRequest, wanted: http.RangeRequest | None) ->
     return header is None or (wanted is not None and http.is_plain_range(header))
 
 
-def _presigned(
-    store: BlobStore, key: str, headers: dict[str, str], operation: str = "get_object"
-) -> str:
-    """A URL that reads the object for CAS_REDIRECT_TTL seconds and is answered with `headers`."""
-    s3 = cast(S3Store, store)
+def _presigned(s3: Any, key: str, headers: dict[str, str], operation: str = "get_object") -> str:
+    """A URL that reads the object for CAS_REDIRECT_TTL seconds and is answered with `headers`.
+
+    Made without a request to the service.
+    """
     url: str = s3.client.generate_presigned_url(
         operation,
         Params={
@@ -95,9 +90,3 @@ def _presigned(
         ExpiresIn=serving().redirect_ttl,
     )
     return url
-
-
-def _behind_nginx(url: str) -> str:
-    """The path and query of a presigned URL; nginx knows the host, which is signed as well."""
-    parts = urlsplit(url)
-    return f"/s3{parts.path}?{parts.query}"

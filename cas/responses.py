@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import BinaryIO, Concatenate, Final, ParamSpec
+from typing import Any, BinaryIO, Final
 
 from django.http import (
     HttpRequest,
@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 
 METHODS: Final = "GET, HEAD, OPTIONS"
 
-Arguments = ParamSpec("Arguments")
-View = Callable[Concatenate[HttpRequest, Arguments], HttpResponseBase]
+View = Callable[..., HttpResponseBase]
 
 
 def blob_headers(etag: str, cache_control: str, content_type: str) -> dict[str, str]:
@@ -123,26 +122,24 @@ def error_response(
 ) -> HttpResponse:
     """`{"error": {"code", "message"}}` that no cache keeps and no browser renders.
 
-    The response to a HEAD has the headers alone.
+    A 503 says when to try again. The response to a HEAD has the headers alone.
     """
-    response = JsonResponse({"error": {"code": code, "message": message}}, status=status)
-    response["Cache-Control"] = "no-store"
-    response["X-Content-Type-Options"] = "nosniff"
-    for name, value in (headers or {}).items():
-        response[name] = value
+    sent = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+    if status == 503:
+        sent["Retry-After"] = str(serving().retry_after)
+    said = {"error": {"code": code, "message": message}}
+    response = JsonResponse(said, status=status, headers=sent)
     response["Content-Length"] = str(len(response.content))
     if request.method == "HEAD":
         response.content = b""
     return response
 
 
-def translate_errors(view: View[Arguments]) -> View[Arguments]:
+def translate_errors(view: View) -> View:
     """Decorator: every error of parsing, store and thumbnails as a response, and in the log."""
 
     @wraps(view)
-    def wrapper(
-        request: HttpRequest, /, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> HttpResponseBase:
+    def wrapper(request: HttpRequest, /, *args: Any, **kwargs: Any) -> HttpResponseBase:
         path = request.path
         try:
             return view(request, *args, **kwargs)
@@ -163,29 +160,23 @@ def translate_errors(view: View[Arguments]) -> View[Arguments]:
             return error_response(request, 422, error.code, f"No thumbnail: {error}.")
         except (Busy, Unreachable) as error:
             log.warning("cannot serve %s now: %s", path, error)
-            later = {"Retry-After": str(serving().retry_after)}
-            return error_response(request, 503, error.code, "Please try again soon.", later)
-        except Denied as error:
-            log.error("cannot serve %s: %s: %s (%s)", path, error.code, error, error.key)
-            later = {"Retry-After": str(serving().retry_after)}
-            message = "The store is closed at present."
-            return error_response(request, 503, "store_denied", message, later)
+            return error_response(request, 503, error.code, "Please try again soon.")
         except StoreError as error:
             log.error("cannot serve %s: %s: %s (%s)", path, error.code, error, error.key)
+            if isinstance(error, Denied):
+                message = "The store is closed at present."
+                return error_response(request, 503, "store_denied", message)
             return error_response(request, 500, error.code, "The store failed.")
 
     return wrapper
 
 
-def public_endpoint(view: View[Arguments]) -> View[Arguments]:
+def public_endpoint(view: View) -> View:
     """Decorator: a view for GET and HEAD, counted, and open to the origins that CORS allows."""
 
     @wraps(view)
-    def wrapper(
-        request: HttpRequest, /, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> HttpResponseBase:
+    def wrapper(request: HttpRequest, /, *args: Any, **kwargs: Any) -> HttpResponseBase:
         started = time.perf_counter()
-        response: HttpResponseBase
         if request.method in ("GET", "HEAD"):
             response = view(request, *args, **kwargs)
         elif request.method == "OPTIONS":

@@ -39,19 +39,15 @@ def prepare() -> None:
         settings.INVENTORY_PORT,
         open_api=settings.INVENTORY_ALLOW_OPEN_API,
     )
-    _protect_database()
+    database = settings.DATABASES["default"]
+    if database["ENGINE"].endswith("sqlite3"):
+        # SQLite would create its file for everybody to read, and sessions are in it.
+        Path(database["NAME"]).touch(mode=0o600)
     call_command("migrate", verbosity=0, interactive=False)
     if settings.PRODUCTION:
         return
     _make_account(settings.DATA_DIR / "admin-password")
     _load_collection(settings.DATA_DIR / "sample-collection")
-
-
-def _protect_database() -> None:
-    """SQLite would create its file for everybody to read, and sessions are in it."""
-    database = settings.DATABASES["default"]
-    if database["ENGINE"].endswith("sqlite3"):
-        Path(database["NAME"]).touch(mode=0o600)
 
 
 def _make_account(password_file: Path) -> None:

@@ -57,11 +57,6 @@ UNAVAILABLE_HEADERS = [
     ("Retry-After", "5"),
 ]
 
-OPEN_API_CURE = (
-    "The API has no accounts: anybody who can connect could read and write everything. Listen on "
-    "127.0.0.1, or set INVENTORY_ALLOW_OPEN_API=true if only trusted people can connect."
-)
-
 
 class CannotServe(Exception):
     """The server cannot be started as it is configured. The message says what to do."""
@@ -70,7 +65,11 @@ class CannotServe(Exception):
 def check_address(address: str, port: int, *, open_api: bool) -> None:
     """Raises CannotServe if listening there is unsafe or impossible."""
     if not open_api and not ipaddress.ip_address(address).is_loopback:
-        raise CannotServe(f"Refusing to listen on {address}. {OPEN_API_CURE}")
+        raise CannotServe(
+            f"Refusing to listen on {address}. The API has no accounts: anybody who can connect "
+            "could read and write everything. Listen on 127.0.0.1, or set "
+            "INVENTORY_ALLOW_OPEN_API=true if only trusted people can connect."
+        )
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,11 +80,6 @@ def check_address(address: str, port: int, *, open_api: bool) -> None:
                 f"Cannot listen on {address} port {port}: {error.strerror}. "
                 f"Stop what uses it, or choose another port, as in: PORT={port + 1} make run"
             ) from error
-
-
-def address_shown(address: str, port: int) -> str:
-    """The URL to type into a browser."""
-    return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
 
 
 def serve() -> None:
@@ -119,7 +113,10 @@ def serve() -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_SECONDS,
         log_level=LogLevels.error,
-        log_dictconfig=_server_logging(settings.LOGGING),
+        log_dictconfig={
+            **settings.LOGGING,
+            "loggers": {name: {"propagate": True} for name in ("_granian", "granian.access")},
+        },
     )
 
     os.register_at_fork(after_in_child=_restore_signals)
@@ -127,7 +124,8 @@ def serve() -> None:
     @server.on_startup
     def print_address() -> None:
         # The socket is open: clients that connect from now on get a response.
-        print(f"Inventory is served at {address_shown(address, port)}", flush=True)
+        host = f"[{address}]" if ":" in address else address
+        print(f"Inventory is served at http://{host}:{port}/", flush=True)
 
     server.serve()
 
@@ -197,11 +195,6 @@ def _restore_signals() -> None:
     """A worker inherits the server's handlers, which ignore a SIGTERM until it has its own."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _server_logging(ours: dict[str, object]) -> dict[str, object]:
-    loggers = {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}
-    return {**ours, "loggers": loggers}
 
 
 def main() -> None:

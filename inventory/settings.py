@@ -8,6 +8,7 @@ import ipaddress
 import os
 import ssl
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,7 +37,6 @@ from inventory.log import logging_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 MEBIBYTE = 1024 * 1024
-LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def _address(text: str) -> str:
@@ -185,7 +185,7 @@ INVENTORY_THREADS: int = _read("INVENTORY_THREADS")
 INVENTORY_ALLOW_OPEN_API: bool = _read("INVENTORY_ALLOW_OPEN_API")
 INVENTORY_TRUSTED_ORIGINS: list[str] = _read("INVENTORY_TRUSTED_ORIGINS")
 INVENTORY_METRICS_ALLOWED: list[Any] = _read("INVENTORY_METRICS_ALLOWED")
-ALLOWED_HOSTS = [*LOCAL_HOSTS, *_read("INVENTORY_ALLOWED_HOSTS")]
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *_read("INVENTORY_ALLOWED_HOSTS")]
 CSRF_TRUSTED_ORIGINS = INVENTORY_TRUSTED_ORIGINS
 if _read("INVENTORY_BEHIND_TLS_PROXY"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -193,53 +193,40 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _read("INVENTORY_SECURE_COOKIES", P
 
 # The database
 
-CONNECTION_SECONDS = 60
-"""How long a PostgreSQL connection is kept for the next request of its thread."""
-
-CONNECT_TIMEOUT = 5
-"""Seconds; a database that is down must not delay every request for minutes."""
-
-BUSY_SECONDS = 20
-"""How long a SQLite writer waits for another one."""
-
-PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
-"""WAL lets readers go on while somebody writes. FULL, because with NORMAL a power cut may take
-back a committed row that says where a blob is, after its old object was deleted."""
-
-
-def _sqlite(path: Path) -> dict[str, Any]:
-    return {
+_url = _read("DATABASE_URL") or {"SCHEME": "sqlite", "NAME": DATA_DIR / "inventory.sqlite3"}
+if _url.pop("SCHEME") == "sqlite":
+    _path = Path(_url["NAME"])
+    _url = {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(path),
+        "NAME": str(_path),
         "OPTIONS": {
-            "timeout": BUSY_SECONDS,
+            # Seconds that a writer waits for another one.
+            "timeout": 20,
             # A transaction that begins by reading cannot wait for the write lock later.
             "transaction_mode": "IMMEDIATE",
-            "init_command": PRAGMAS,
+            # WAL lets readers go on while somebody writes. FULL, because with NORMAL a power cut
+            # may take back a committed row that says where a blob is, after its old object was
+            # deleted.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
         },
         # A file: a database in memory would be another one for every thread.
-        "TEST": {"NAME": str(path.with_name(f"test-{path.name}"))},
+        "TEST": {"NAME": str(_path.with_name(f"test-{_path.name}"))},
     }
-
-
-def _postgresql(parsed: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **parsed,
-        "CONN_MAX_AGE": CONNECTION_SECONDS,
+else:
+    _url |= {
+        # Seconds that a connection is kept for the next request of its thread.
+        "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            "connect_timeout": CONNECT_TIMEOUT,
-            **parsed.get("OPTIONS", {}),
+            # Seconds: a database that is down must not delay every request for minutes.
+            "connect_timeout": 5,
+            **_url.get("OPTIONS", {}),
             # Code that waited for a lock must see what was committed meanwhile, whatever the
             # server's default is.
             "isolation_level": IsolationLevel.READ_COMMITTED,
         },
     }
-
-
-_url = _read("DATABASE_URL") or {"SCHEME": "sqlite", "NAME": DATA_DIR / "inventory.sqlite3"}
-_on_sqlite = _url.pop("SCHEME") == "sqlite"
-DATABASES = {"default": _sqlite(Path(_url["NAME"])) if _on_sqlite else _postgresql(_url)}
+DATABASES = {"default": _url}
 
 # The blob store: a bucket if one is named, else a folder
 
@@ -274,13 +261,9 @@ if _bundle := _s3.get("verify"):
         _problem = f"is {_bundle!r}, which {_why}. Write {CERTIFICATES.expected}."
         _environment.fault("CAS_S3_CA_BUNDLE", _problem)
 # Both credentials or neither: boto3 looks for them where it usually does.
-for _name, _other in (
-    ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"),
-    ("SECRET_ACCESS_KEY", "ACCESS_KEY_ID"),
-):
-    if f"CAS_S3_{_other}" in _environment and f"CAS_S3_{_name}" not in _environment:
-        _problem = f"is missing. Write the one that belongs to CAS_S3_{_other}."
-        _environment.fault(f"CAS_S3_{_name}", _problem)
+for _name, _other in permutations(("CAS_S3_ACCESS_KEY_ID", "CAS_S3_SECRET_ACCESS_KEY")):
+    if _other in _environment and _name not in _environment:
+        _environment.fault(_name, f"is missing. Write the one that belongs to {_other}.")
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},

@@ -12,7 +12,6 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -99,19 +98,14 @@ class ThumbnailCache:
 
         The total may drift (files that are replaced or deleted); each eviction counts anew.
         """
-        with self._locked_total() as descriptor:
-            total = int.from_bytes(os.pread(descriptor, 8, 0), "big") + added
-            if total > self.limit:
-                total = self._evict()
-            os.pwrite(descriptor, total.to_bytes(8, "big"), 0)
-
-    @contextlib.contextmanager
-    def _locked_total(self) -> Iterator[int]:
         descriptor = os.open(self.directory / _TOTAL, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Two writers would both read the old total and lose one addition.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
+            total = int.from_bytes(os.pread(descriptor, 8, 0), "big") + added
+            if total > self.limit:
+                total = self._evict()
+            os.pwrite(descriptor, total.to_bytes(8, "big"), 0)
         finally:
             os.close(descriptor)
 
@@ -124,7 +118,9 @@ class ThumbnailCache:
                 with contextlib.suppress(FileNotFoundError):
                     found = entry.stat()
                     if entry.name.startswith(_TEMPORARY):
-                        self._drop_abandoned(entry.path, found.st_mtime)
+                        # Its writer was killed.
+                        if time.time() - found.st_mtime > _ABANDONED_AFTER:
+                            Path(entry.path).unlink()
                     elif entry.name.endswith(".jpg"):
                         files.append(
                             (max(found.st_atime, found.st_mtime), entry.path, found.st_size)
@@ -139,8 +135,3 @@ class ThumbnailCache:
             evicted += 1
         log.info("evicted %d thumbnails, %d bytes are left", evicted, total)
         return total
-
-    def _drop_abandoned(self, path: str, modified: float) -> None:
-        """Delete a temporary file whose writer was killed."""
-        if time.time() - modified > _ABANDONED_AFTER:
-            Path(path).unlink(missing_ok=True)

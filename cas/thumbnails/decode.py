@@ -12,10 +12,10 @@ import logging
 import os
 import struct
 import warnings
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
 import pyvips
+from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cas.conf import LARGEST_THUMBNAIL
@@ -30,7 +30,8 @@ _LARGEST_JPEG_HEADER: Final = 16 * 1024 * 1024
 """Bytes before the pixels: profiles, and the previews and depth maps that cameras add."""
 
 _INTERPRETATIONS: Final = {"L": "b-w", "RGB": "srgb", "CMYK": "cmyk"}
-_ORIENTATION: Final = 0x0112
+_ORIENTATION: Final = "orientation"
+"""libvips' name of the field that says how EXIF counts a position, from 1 (upright) to 8."""
 
 # libvips keeps results for reuse; every picture here is new, so that would only cost memory.
 pyvips.cache_set_max(0)
@@ -63,20 +64,6 @@ class TooManyPixels(Unrenderable):
     code = "too_many_pixels"
 
 
-@dataclass(frozen=True, slots=True)
-class _Pixels:
-    """Opaque pixels in memory, in the file's own colour space and position.
-
-    `longer` is the original's longer side in pixels, `orientation` as EXIF counts (1 to 8), and
-    `whole` says that nothing was shrunk.
-    """
-
-    image: Any
-    longer: int
-    orientation: int
-    whole: bool
-
-
 def decode(source: BinaryIO, at_least: int, max_pixels: int) -> tuple[Any, bool]:
     """A libvips image in memory, opaque, in 8-bit sRGB, and whether it has all of the pixels.
 
@@ -90,19 +77,18 @@ def decode(source: BinaryIO, at_least: int, max_pixels: int) -> tuple[Any, bool]
     if found is None or not found.pillow:
         raise NotAnImage("not an image of an accepted type")
     if not found.vips_loader:
-        pixels = _by_pillow(_Rewindable(head, source), at_least, max_pixels)
+        pixels, whole = _by_pillow(_Rewindable(head, source), at_least, max_pixels)
     else:
         feed = _Feed(source, head)
         try:
-            pixels = _by_libvips(feed.source, found, at_least, max_pixels)
+            pixels, whole = _by_libvips(feed.source, found, at_least, max_pixels)
         except pyvips.Error as error:
             feed.raise_store_error()
             raise NotAnImage("the image is damaged or cut short") from error
     try:
-        image = _upright_srgb(pixels)
+        return _upright_srgb(pixels), whole
     except pyvips.Error as error:
         raise NotAnImage("the image cannot be converted") from error
-    return image, pixels.whole and pixels.longer <= LARGEST_THUMBNAIL
 
 
 def fit(image: Any, size: int) -> Any:
@@ -114,13 +100,11 @@ def fit(image: Any, size: int) -> Any:
     return image.resize(width / image.width, vscale=height / image.height)
 
 
-def _upright_srgb(pixels: _Pixels) -> Any:
-    picture = _in_srgb(fit(pixels.image, LARGEST_THUMBNAIL))
-    if pixels.orientation > 1:
-        picture = picture.copy()
-        picture.set_type(pyvips.GValue.gint_type, "orientation", pixels.orientation)
+def _upright_srgb(pixels: Any) -> Any:
+    picture = _in_srgb(fit(pixels, LARGEST_THUMBNAIL))
+    if picture.get_typeof(_ORIENTATION) and picture.get(_ORIENTATION) > 1:
         picture = picture.autorot()
-    return picture if picture is pixels.image else picture.copy_memory()
+    return picture if picture is pixels else picture.copy_memory()
 
 
 def _in_srgb(image: Any) -> Any:
@@ -139,13 +123,13 @@ def _in_srgb(image: Any) -> Any:
     return image.colourspace("srgb").cast("uchar").copy_memory()
 
 
-def _refuse_bombs(width: int, height: int, weight: int, max_pixels: int) -> None:
+def _factor(width: int, height: int, weight: int, at_least: int, max_pixels: int) -> int:
+    """What to shrink by; no side of a thin picture may become shorter than a pixel.
+
+    Raises TooManyPixels.
+    """
     if width * height * weight > max_pixels:
         raise TooManyPixels(f"{width} × {height} pixels")
-
-
-def _factor(width: int, height: int, at_least: int) -> int:
-    """What to shrink by; no side of a thin picture may become shorter than a pixel."""
     return max(1, min(max(width, height) // at_least, width, height))
 
 
@@ -185,24 +169,23 @@ class _Rewindable(io.RawIOBase):
         return self._kept.seek(0)
 
 
-def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> _Pixels:
+def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> tuple[Any, bool]:
+    """Opaque pixels in memory, as they are in the file; whether a thumbnail can have them all."""
     try:
         # Not Image.open, which would let other decoders search for further pictures after this.
         with JpegImageFile(cast(BinaryIO, stream)) as image:
             width, height = image.size
-            _refuse_bombs(width, height, 1, max_pixels)
-            factor = _factor(width, height, at_least)
+            factor = _factor(width, height, 1, at_least, max_pixels)
             if factor > 1:
                 image.draft(None, (width // factor, height // factor))
             image.decodermaxblock = _BLOCK
             image.load()
-            orientation = _orientation(image)
             pixels = _from_pillow(image)
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise NotAnImage("the image is damaged or cut short") from error
     if (left := factor * pixels.width // width) > 1:
         pixels = pixels.shrink(left, left).copy_memory()
-    return _Pixels(pixels, max(width, height), orientation, whole=factor == 1)
+    return pixels, factor == 1 and max(width, height) <= LARGEST_THUMBNAIL
 
 
 def _from_pillow(image: JpegImageFile) -> Any:
@@ -213,16 +196,14 @@ def _from_pillow(image: JpegImageFile) -> Any:
     ).copy(interpretation=_INTERPRETATIONS[image.mode])
     if profile := image.info.get("icc_profile"):
         pixels.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
-    return pixels
-
-
-def _orientation(image: JpegImageFile) -> int:
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         # Damaged metadata is common and no reason not to show the picture.
-        return 1
-    return found if found in range(1, 9) else 1
+        return pixels
+    if orientation in range(2, 9):
+        pixels.set_type(pyvips.GValue.gint_type, _ORIENTATION, orientation)
+    return pixels
 
 
 class _Feed:
@@ -267,26 +248,19 @@ class _Feed:
             return b""
 
 
-def _by_libvips(source: Any, found: Format, at_least: int, max_pixels: int) -> _Pixels:
+def _by_libvips(source: Any, found: Format, at_least: int, max_pixels: int) -> tuple[Any, bool]:
     load = getattr(pyvips.Image, found.vips_loader)
     options: dict[str, Any] = {"access": "sequential", "fail_on": "truncated"}
     image = load(source, **options)
     weight = 2 if image.get_typeof("interlaced") else found.weight
-    _refuse_bombs(image.width, image.height, weight, max_pixels)
-    longer = max(image.width, image.height)
-    factor = left = _factor(image.width, image.height, at_least)
+    factor = left = _factor(image.width, image.height, weight, at_least, max_pixels)
+    whole = factor == 1 and max(image.width, image.height) <= LARGEST_THUMBNAIL
     if found.shrinks_on_load and factor > 1:
         image, left = load(source, **options, scale=1 / factor), 1
-    orientation = image.get("orientation") if image.get_typeof("orientation") else 1
-    picture = _on_white(image)
+    if image.hasalpha():
+        # Averaging with white first and shrinking after gives the same as the reverse.
+        white = 65535 if image.format == "ushort" else 255
+        image = image.flatten(background=[white] * (image.bands - 1), max_alpha=white)
     if left > 1:
-        picture = picture.shrink(left, left)
-    return _Pixels(picture.copy_memory(), longer, orientation, whole=factor == 1)
-
-
-def _on_white(image: Any) -> Any:
-    """Opaque: averaging with white first and shrinking after gives the same as the reverse."""
-    if not image.hasalpha():
-        return image
-    white = 65535 if image.format == "ushort" else 255
-    return image.flatten(background=[white] * (image.bands - 1), max_alpha=white)
+        image = image.shrink(left, left)
+    return image.copy_memory(), whole

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cas import metrics
-from cas.conf import ServingSettings, serving
+from cas.conf import serving
 from cas.storage.base import BlobStore, CutShort, Unreachable
 from cas.thumbnails.cache import JPEG_END, ThumbnailCache
 from cas.thumbnails.decode import NotAnImage, decode, fit
@@ -107,7 +107,7 @@ def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail
             cache.put(wanted, data)
             return Thumbnail(io.BytesIO(data), len(data), Source.BASE)
         with semaphore(locks, settings.thumbnail_concurrency, deadline):
-            rendered = _from_store(store, key, cache, name, size, settings)
+            rendered = _from_store(store, key, cache, name, size)
         cache.put(wanted, rendered.thumbnail)
         # The lock is released there: a request for another size waits for the kept picture.
         _BACKGROUND.submit(_keep_base, cache, name, rendered, lock.pop_all())
@@ -144,19 +144,14 @@ def _from_base(cache: ThumbnailCache, name: str, size: int) -> bytes | None:
 
 
 def _from_store(
-    store: BlobStore,
-    key: str,
-    cache: ThumbnailCache,
-    name: str,
-    size: int,
-    settings: ServingSettings,
+    store: BlobStore, key: str, cache: ThumbnailCache, name: str, size: int
 ) -> Rendered:
     refused = f"{name}_refused.jpg"
     if cache.put_within(refused, REFUSED_SECONDS):
         raise NotAnImage("the image is damaged or cut short")
     try:
         with store.read(key) as source:
-            return render(source, size, settings.thumbnail_max_pixels)
+            return render(source, size, serving().thumbnail_max_pixels)
     except CutShort as error:
         # The store's response was cut short, which says nothing about the picture.
         raise Unreachable(str(error), key=key) from error

@@ -34,7 +34,7 @@ class Busy(Exception):
 
 def single_flight(
     directory: Path, name: str, deadline: float
-) -> contextlib.AbstractContextManager[None]:
+) -> contextlib.AbstractContextManager[object]:
     """Hold the lock of `name` during the block; `deadline` is on the monotonic clock.
 
     Names share a fixed number of lock files, so that no lock file is ever deleted (two could hold
@@ -66,38 +66,30 @@ def _process_semaphore(permits: int) -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(permits)
 
 
-@contextlib.contextmanager
-def _lock_on_any(paths: Sequence[Path], deadline: float) -> Iterator[None]:
-    descriptor = _acquire(paths, deadline)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+def _lock_on_any(
+    paths: Sequence[Path], deadline: float
+) -> contextlib.AbstractContextManager[object]:
+    """The first of the files that could be locked; closing it releases the lock. Raises Busy.
 
-
-def _acquire(paths: Sequence[Path], deadline: float) -> int | None:
-    """The descriptor of the first of the files that could be locked. Raises Busy.
-
-    None where a file cannot be created: a full or read-only disk must not stop thumbnails from
-    being served, and at worst one is made twice.
+    No lock is held where a file cannot be created: a full or read-only disk must not stop
+    thumbnails from being served, and at worst one is made twice.
     """
     pause = _FIRST_PAUSE
     while True:
         for path in paths:
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             except OSError as error:
                 log.warning("no lock at %s: %s", path.name, error.strerror)
-                return None
+                return contextlib.nullcontext()
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                os.close(descriptor)
+                file.close()
                 if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
                     raise
             else:
-                return descriptor
+                return file
         if time.monotonic() >= deadline:
             raise Busy("too many thumbnails are being made")
         time.sleep(pause)
