@@ -19,8 +19,8 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from attachments import markup
+from attachments.locks import lock_rows, retried
 from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet
-from attachments.versions import lock, retried
 from cas.digest import CAS_PREFIX
 
 if TYPE_CHECKING:
@@ -138,11 +138,8 @@ class VersionedAdmin(AnyModelAdmin):
         row = super().get_object(request, object_id, from_field)
         if row is None or request.method != "POST":
             return row
-        self.lock(row)
+        lock_rows(type(row), [row.pk])
         return super().get_object(request, object_id, from_field)
-
-    def lock(self, row: Any) -> None:
-        lock(type(row), [row.pk])
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         shown: Any = super().get_fieldsets(request, obj)

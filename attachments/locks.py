@@ -1,4 +1,4 @@
-"""Every lock of this application: of a digest, of a whole run, of a block of rows.
+"""Every lock of this application: of a digest, of a whole run, of a block of rows, of rows.
 
 The lock of a digest makes it safe that rows share a blob. Whoever adds a reference holds it
 shared:
@@ -32,6 +32,11 @@ session mode; a run that finds another kind of pooler refuses to begin.
 SQLite has one write lock, which every transaction takes when it begins (`transaction_mode:
 IMMEDIATE`). It is the lock of all digests; there, steps 1 and 2 of a deletion change places. Runs
 exclude each other by a file lock beside the database, which ends with its process.
+
+Writes of people lock the rows that they are about to change before they read them (`lock_rows`), in
+one order: the digests of blobs, parts by id, their attachments by id, types, tags by name. Nothing
+of these but digests is locked while bytes travel. What is deadlocked all the same is tried again
+(`retried`).
 """
 
 from __future__ import annotations
@@ -44,13 +49,20 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connection,
+    transaction,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 
 from attachments.models import PendingDeletion
@@ -59,9 +71,22 @@ from cas.exit_status import ExitStatus, RunAborted
 from cas.storage.base import BlobStore, StoreError, Unreachable
 
 Value = TypeVar("Value")
+Arguments = ParamSpec("Arguments")
 
 # PostgreSQL ends a session that idles in a transaction with an InternalError.
 CONNECTION_ERRORS: Final = (OperationalError, InterfaceError, InternalError)
+
+ATTEMPTS: Final = 4
+
+DEADLOCKS: Final = ("40P01", "40001")
+"""PostgreSQL's codes for a deadlock and for a serialization failure."""
+
+DISK_FULL: Final = "53100"
+
+READ_ONLY: Final = "25006"
+
+FOREIGN_KEY: Final = "23503"
+"""Its code for a row that refers to one which was deleted meanwhile."""
 
 LONGEST_REQUEST: Final = timedelta(minutes=15)
 """How long after its pending deletion was committed a delete may still be carried out.
@@ -556,3 +581,52 @@ def _lock_call(function: str, space: int, number: int) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {function}(%s, %s)", [space, number])
         return bool(cursor.fetchone()[0])
+
+
+def lock_rows(model: type[Model], ids: Any) -> list[int]:
+    """Lock rows, by their ids or a query for these, until the transaction ends.
+
+    Returns the ids of those that are there. Other rows may still come to refer to them. What was
+    read of them before is of no use: another transaction may have been waited for.
+    """
+    rows = model._base_manager.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+    return list(rows.values_list("pk", flat=True))
+
+
+def _sqlstate(error: BaseException) -> str:
+    return getattr(error.__cause__, "sqlstate", None) or ""
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether it is other writers that are in the way, not the database that is away."""
+    return _sqlstate(error) in DEADLOCKS or "database is locked" in str(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the database's disk has no room left."""
+    return _sqlstate(error) == DISK_FULL or "database or disk is full" in str(error)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the database answers and takes no changes: a standby, a read-only file system."""
+    return _sqlstate(error) == READ_ONLY or "readonly database" in str(error)
+
+
+def retried(function: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
+    """Call a function again whose transaction another one's changes have ended.
+
+    That is a deadlock, or a row that was deleted when this one was about to refer to it. Within
+    another transaction it is called once.
+    """
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return function(*args, **kwargs)
+            except (OperationalError, IntegrityError) as error:
+                if connection.in_atomic_block or _sqlstate(error) not in (*DEADLOCKS, FOREIGN_KEY):
+                    raise
+        return function(*args, **kwargs)
+
+    return call

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from django.db import models
-from django.db.models import F, Q
+from django.db import models, transaction
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
 
 from attachments.object_keys import KeyKind, ObjectKeyField
-from attachments.versions import Versioned
 from cas.conf import THUMBNAIL_SIZE
 from cas.content_types import FORMATS, UNTYPED
 from cas.digest import CAS_KEY, Digest, MalformedDigest, is_cas_key
@@ -37,6 +36,49 @@ PICTURE_TYPES = UNTYPED.union(
 
 A row whose type was never identified has one until it is migrated, which identifies it.
 """
+
+
+class ChangedMeanwhile(Exception):
+    """The row was changed since it was read; nothing was written."""
+
+
+class Versioned(models.Model):
+    """A row whose `version` counts the writes that changed what clients see of it."""
+
+    # The database's default is for the processes of an earlier release during an upgrade.
+    version = models.PositiveIntegerField(default=1, db_default=1, editable=False)
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ChangedMeanwhile, and DoesNotExist for a row that was deleted meanwhile."""
+        if self._state.adding:
+            super().save(*args, **kwargs)
+            return
+        if (fields := kwargs.get("update_fields")) is not None:
+            kwargs["update_fields"] = {*fields, "version"}
+        with transaction.atomic():
+            stored = type(self)._base_manager.select_for_update(no_key=True).filter(pk=self.pk)
+            version = stored.values_list("version", flat=True).first()
+            if version is None:
+                raise type(self).DoesNotExist(f"{self._meta.verbose_name} {self.pk} was deleted")
+            if version != self.version:
+                raise ChangedMeanwhile(
+                    f"{self._meta.verbose_name} {self.pk} has the version {version} by now, "
+                    f"{self.version} was read"
+                )
+            self.version += 1
+            try:
+                super().save(*args, **{**kwargs, "force_update": True})
+            except BaseException:
+                self.version -= 1
+                raise
+
+
+def raise_versions(rows: QuerySet[Any]) -> int:
+    """What clients see of these rows has changed. Returns how many there are."""
+    return rows.update(version=F("version") + 1)
 
 
 class AttachmentQuerySet(models.QuerySet["Attachment"]):

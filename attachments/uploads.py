@@ -2,7 +2,8 @@
 
 The handler hashes and counts while Django parses the request, for the API and the admin alike,
 into a file on the blobs' own filesystem: storing it is then a rename, not a second copy. `stage`
-decides what was received and under which name it is kept.
+decides what was received and under which name it is kept. No part of a body is left out in silence:
+Django does so where it cannot read a part's header, and replaces what is not UTF-8.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from typing import IO, Any
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
-from django.http import HttpRequest
+from django.http import HttpRequest, multipartparser
+from django.http.multipartparser import RAW, MultiPartParserError
 from PIL import Image
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import MultiPartParser
 
 from attachments.models import Attachment
 from cas.conf import serving
@@ -215,6 +219,43 @@ class HashingUploadHandler(FileUploadHandler):
         # What was written is of no use to anybody: give the room back at once.
         with contextlib.suppress(OSError):
             self.staging.truncate(0)
+
+
+class StrictMultiPartParser(MultiPartParser):
+    """Multipart bodies (RFC 7578) whose names and values are UTF-8. Raises ParseError."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        parsed = super().parse(*args, **kwargs)
+        for name, values in parsed.data.lists():
+            if any("\ufffd" in text for text in (name, *values)):
+                raise ParseError(f"The value of {name} is not UTF-8.")
+        for name, files in parsed.files.lists():
+            if any("\ufffd" in (file.name or "") for file in files):
+                raise ParseError(f"The file name of {name} is not UTF-8.")
+        return parsed
+
+
+_read_part = multipartparser.parse_boundary_stream  # type: ignore[attr-defined]
+
+
+def _read_named_part(stream: Any, max_header_size: int) -> Any:
+    """A part as Django reads it. Raises MultiPartParserError where it would leave it out."""
+    start = stream.read(max_header_size)
+    stream.unget(start)
+    header, end, _content = start.partition(b"\r\n\r\n")
+    try:
+        header.decode()
+    except UnicodeDecodeError as error:
+        if end:
+            raise MultiPartParserError("A name in the body is not UTF-8.") from error
+    part = _read_part(stream, max_header_size)
+    if end and part[0] == RAW:
+        raise MultiPartParserError("A part of the body has no name that can be read.")
+    return part
+
+
+# There is no other place to put this: the parser finds the function in its own module.
+multipartparser.parse_boundary_stream = _read_named_part  # type: ignore[attr-defined]
 
 
 def stage(received: ReceivedFile) -> StagedUpload:

@@ -26,9 +26,9 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from attachments.locks import CONNECTION_ERRORS
+from attachments.locks import CONNECTION_ERRORS, is_busy, is_full, is_read_only
 from attachments.maintenance.retry import is_missing_table
-from attachments.versions import ChangedMeanwhile, is_busy, is_full, is_read_only
+from attachments.models import ChangedMeanwhile
 from cas.conf import serving
 from cas.responses import error_response
 from cas.storage.base import Denied, StoreError, StoreFull, Unreachable

@@ -1,7 +1,4 @@
-"""Bodies of requests: JSON of bounded size, and multipart of which no part is left out in silence.
-
-Django leaves a part out whose header it cannot read, and replaces what is not UTF-8.
-"""
+"""JSON bodies of bounded size: parsing whatever is sent would let a client fill the memory."""
 
 from __future__ import annotations
 
@@ -10,11 +7,9 @@ from io import BytesIO
 from typing import Any
 
 from django.conf import settings
-from django.http import multipartparser
-from django.http.multipartparser import RAW, MultiPartParserError
 from rest_framework import status
 from rest_framework.exceptions import APIException, ParseError
-from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.parsers import JSONParser
 
 
 class BodyTooLarge(APIException):
@@ -44,40 +39,3 @@ class BoundedJSONParser(JSONParser):
         except (RecursionError, LookupError) as error:
             # Nested too deep, or a charset that Python does not know.
             raise ParseError("The body is not JSON that can be read.") from error
-
-
-class StrictMultiPartParser(MultiPartParser):
-    """Multipart bodies (RFC 7578) whose names and values are UTF-8. Raises ParseError."""
-
-    def parse(self, *args: Any, **kwargs: Any) -> Any:
-        parsed = super().parse(*args, **kwargs)
-        for name, values in parsed.data.lists():
-            if any("\ufffd" in text for text in (name, *values)):
-                raise ParseError(f"The value of {name} is not UTF-8.")
-        for name, files in parsed.files.lists():
-            if any("\ufffd" in (file.name or "") for file in files):
-                raise ParseError(f"The file name of {name} is not UTF-8.")
-        return parsed
-
-
-_read_part = multipartparser.parse_boundary_stream  # type: ignore[attr-defined]
-
-
-def _read_named_part(stream: Any, max_header_size: int) -> Any:
-    """A part as Django reads it. Raises MultiPartParserError where it would leave it out."""
-    start = stream.read(max_header_size)
-    stream.unget(start)
-    header, end, _content = start.partition(b"\r\n\r\n")
-    try:
-        header.decode()
-    except UnicodeDecodeError as error:
-        if end:
-            raise MultiPartParserError("A name in the body is not UTF-8.") from error
-    part = _read_part(stream, max_header_size)
-    if end and part[0] == RAW:
-        raise MultiPartParserError("A part of the body has no name that can be read.")
-    return part
-
-
-# There is no other place to put this: the parser finds the function in its own module.
-multipartparser.parse_boundary_stream = _read_named_part  # type: ignore[attr-defined]

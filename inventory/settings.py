@@ -350,7 +350,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": [
         "inventory.parsers.BoundedJSONParser",
-        "inventory.parsers.StrictMultiPartParser",
+        "attachments.uploads.StrictMultiPartParser",
     ],
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": [],

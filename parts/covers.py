@@ -6,7 +6,7 @@ something to a part calls `attach`, `attach_url` or `copy` here. Deletions come 
 (API, admin, cascades), so they are followed by the rows' signals. An import brings its covers along
 and decides by itself.
 
-Locks are taken in the order that `attachments.versions` has. While bytes are being stored no part
+Locks are taken in the order that `attachments.locks` has. While bytes are being stored no part
 is locked: the cover is decided after them, in the same transaction.
 """
 
@@ -20,9 +20,9 @@ from django.db.models import F
 from django.db.models.signals import post_delete, pre_delete
 
 from attachments import references
-from attachments.models import Attachment
+from attachments.locks import lock_rows, retried
+from attachments.models import Attachment, raise_versions
 from attachments.uploads import StagedUpload
-from attachments.versions import lock, raise_versions, retried
 from parts.models import Part
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def copy(source_id: int, target: Part, *, as_cover: bool = False) -> Attachment:
     """
     with transaction.atomic():
         # Both parts before the row, which its own part's writers lock after that.
-        lock(Part, {target.pk, *_parts_of(source_id)})
+        lock_rows(Part, {target.pk, *_parts_of(source_id)})
         row = references.copy(source_id, target.pk)
         row.part = target
         first_image_becomes_cover(row)
@@ -104,7 +104,7 @@ def first_image_becomes_cover(row: Attachment) -> None:
     Raises Part.DoesNotExist if the part was deleted meanwhile.
     """
     # Whoever deletes the part waits for this, and then sees the row.
-    if not lock(Part, [row.part_id]):
+    if not lock_rows(Part, [row.part_id]):
         raise Part.DoesNotExist(f"part {row.part_id} was deleted meanwhile")
     if row.is_file and row.has_picture:
         # Compare-and-set: of two first images that arrive at once, one wins and neither is lost.
@@ -116,14 +116,14 @@ def first_image_becomes_cover(row: Attachment) -> None:
 def delete(row: Attachment) -> None:
     """Delete an attachment. Its part is locked before it, as everywhere."""
     with transaction.atomic():
-        lock(Part, [row.part_id])
+        lock_rows(Part, [row.part_id])
         row.delete()
 
 
 def _remember_whether_it_was_cover(instance: Attachment, origin: Any, **_: Any) -> None:
     if _deletes_parts(origin):
         return
-    lock(Part, [instance.part_id])
+    lock_rows(Part, [instance.part_id])
     # The foreign key is set to null before post_delete is sent; afterwards nobody could tell.
     instance.__dict__["was_cover"] = Part.objects.filter(cover_attachment=instance.pk).exists()
 

@@ -12,8 +12,9 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.db.models.functions import Length
 
+from attachments.locks import lock_rows
+from attachments.models import Versioned, raise_versions
 from attachments.object_keys import KeyKind, ObjectKeyField
-from attachments.versions import Versioned, lock, raise_versions
 from parts.constraints import CompositeForeignKey
 from parts.search import FoldedField
 
@@ -62,7 +63,7 @@ class Named(Versioned):
 
     def lock_parts(self) -> None:
         """Parts are locked before what they have."""
-        lock(Part, self._parts().values("pk"))
+        lock_rows(Part, self._parts().values("pk"))
 
     def _parts(self) -> models.QuerySet[Part]:
         found: models.QuerySet[Part] = self.parts.all()  # type: ignore[attr-defined]

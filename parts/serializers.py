@@ -9,8 +9,8 @@ from django.db import transaction
 from rest_framework import serializers
 
 from attachments.addresses import LONGEST, web_address
+from attachments.locks import retried
 from attachments.serializers import StrictSerializer
-from attachments.versions import retried
 from parts.addresses import is_executed
 from parts.models import TAG_LENGTH, Part, Type
 from parts.tags import names_in_order, set_tags

@@ -12,7 +12,8 @@ from django.db import transaction
 from django.db.models import Prefetch
 from django.db.models.signals import m2m_changed
 
-from attachments.versions import lock, raise_versions, retried
+from attachments.locks import lock_rows, retried
+from attachments.models import raise_versions
 from parts.models import Part, Tag
 
 ORDER: Final = f"{Part.tags.through.__name__}+__id"
@@ -55,7 +56,7 @@ def merge(kept: Tag, merged: Iterable[Tag]) -> int:
     """
     ids = {tag.pk for tag in merged} - {kept.pk}
     with transaction.atomic():
-        lock(Part, Part.objects.filter(tags__in={*ids, kept.pk}).values("pk"))
+        lock_rows(Part, Part.objects.filter(tags__in={*ids, kept.pk}).values("pk"))
         # Locked, so that nobody puts a tag on another part between this query and its deletion.
         rows = Tag.objects.select_for_update().filter(pk__in={*ids, kept.pk}).order_by("name")
         tags = {tag.pk: tag for tag in rows}

@@ -17,11 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from attachments.models import Attachment
+from attachments.locks import retried
+from attachments.models import Attachment, Versioned
 from attachments.references import SourceGone
 from attachments.serializers import AttachmentSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
-from attachments.versions import Versioned, retried
 from cas.http import Match, match_etags
 from cas.responses import error_response, translate_errors
 from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify

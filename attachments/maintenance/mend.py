@@ -15,13 +15,12 @@ from typing import Any, Final
 from django.db import transaction
 
 from attachments import references
-from attachments.locks import LEGACY_LAYOUT, SharedLock, run_lock
+from attachments.locks import LEGACY_LAYOUT, SharedLock, lock_rows, run_lock
 from attachments.maintenance.report import RunSummary
 from attachments.maintenance.retry import Retry
 from attachments.maintenance.runner import Output, Run, maintenance_run
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import ReceivedFile, StagedUpload, UploadRefused, stage
-from attachments.versions import lock
 from cas.digest import CHUNK, Hasher, is_cas_key
 from cas.exit_status import ExitStatus, RunAborted
 from cas.storage import attachment_store
@@ -221,7 +220,7 @@ def _delete(row: Attachment, summary: MendSummary) -> None:
         return
     with transaction.atomic():
         # Deleting locks the part, and a part is locked before its attachments.
-        lock(type(row.part), [row.part_id])
+        lock_rows(type(row.part), [row.part_id])
         still = Attachment.objects.select_for_update().filter(pk=row.pk, s3_key=summary.key).first()
         if still is not None:
             still.delete()

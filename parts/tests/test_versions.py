@@ -10,10 +10,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from attachments.models import Attachment
+from attachments.models import Attachment, ChangedMeanwhile
 from attachments.tests.factories import PDF, legacy_row, named, picture, stored_row
 from attachments.tests.legacy import run
-from attachments.versions import ChangedMeanwhile
 from cas.storage.base import BlobStore
 from parts.models import Part, Tag, Type
 from parts.tags import merge
