@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from attachments.maintenance.report import without_passwords
+
+REFUSED = ("DisallowedHost", "SuspiciousOperation", "TooManyFieldsSent", "RequestDataTooBig")
+"""What Django logs with a traceback although the request alone is to blame."""
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -24,11 +28,23 @@ class OneLine(logging.Formatter):
         return without_passwords(super().format(record)).translate(_BREAKS)
 
 
+def without_traceback(record: logging.LogRecord) -> bool:
+    """A filter: a request that is refused for what it says is no fault of ours to be traced."""
+    record.exc_info = record.exc_text = None
+    return True
+
+
+def filter_of_refused() -> Callable[[logging.LogRecord], bool]:
+    """`without_traceback`, in the form that the configuration of logging takes."""
+    return without_traceback
+
+
 def logging_settings(level: str) -> dict[str, Any]:
     """Django's `LOGGING`, and the server's."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
+        "filters": {"refused": {"()": "inventory.log.filter_of_refused"}},
         "formatters": {"line": {"()": "inventory.log.OneLine", "format": FORMAT}},
         "handlers": {
             "stderr": {
@@ -39,5 +55,8 @@ def logging_settings(level: str) -> dict[str, Any]:
         },
         "root": {"handlers": ["stderr"], "level": level},
         # Django's own handlers would print in another format, or send mail.
-        "loggers": {"django": {"handlers": [], "level": "INFO", "propagate": True}},
+        "loggers": {
+            "django": {"handlers": [], "level": "INFO", "propagate": True},
+            **{f"django.security.{name}": {"filters": ["refused"]} for name in REFUSED},
+        },
     }

@@ -4,10 +4,12 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from inventory import health, metrics
+from inventory.auth import LoginForm
 
 admin.site.site_header = admin.site.site_title = "Inventory"
 admin.site.index_title = "Collection"
 admin.site.enable_nav_sidebar = False  # Five entries; lists need the width more.
+admin.site.login_form = LoginForm
 admin.site.site_url = None  # There is no other site to view: "/" leads here.
 
 

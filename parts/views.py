@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
@@ -351,7 +352,8 @@ def content(request: HttpRequest, key: str, pk: int) -> HttpResponseBase:
             row.s3_key or "",
             query,
             etag=None,
-            cache_name=str(row.pk),
+            # By the object, as an id may be given again: by hand, or by a database set back.
+            cache_name=hashlib.sha256((row.s3_key or "").encode()).hexdigest()[:32],
             cache_control=TRANSITIONAL_CACHE_CONTROL,
         )
     except Absent:

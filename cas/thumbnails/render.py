@@ -32,6 +32,9 @@ RENDERER: Final = 2
 REFUSED_SECONDS: Final = 60
 """For so long a damaged picture is not decoded again; it may be healed meanwhile."""
 
+UNUSED_SECONDS: Final = 86_400
+_PREPARED: Final[set[Path]] = set()
+
 _BASE_AT_LEAST: Final = 480
 """Pixels of the longer side that the kept picture has, where the original has as many."""
 
@@ -118,14 +121,18 @@ def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail
 def _prepare(directory: Path) -> Path:
     """Create the cache's directories where possible; returns the one for lock files.
 
-    Deletes the caches of other versions of the renderer when this one is first used.
+    When a process first uses this one, it deletes those of other versions of the renderer into
+    which nothing was put for a day: during an upgrade both are in use.
     """
     locks = directory / "locks"
-    if not locks.is_dir():
+    if directory not in _PREPARED:
+        _PREPARED.add(directory)
         for other in directory.parent.glob("renderer-*"):
-            # Another process may have made ours meanwhile.
-            if other != directory:
-                shutil.rmtree(other, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                unused = time.time() - other.stat().st_mtime > UNUSED_SECONDS
+                if other != directory and unused:
+                    shutil.rmtree(other, ignore_errors=True)
+    if not locks.is_dir():
         try:
             locks.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -290,7 +290,7 @@ class TestTransitional:
         shown = client.get(f"{url}/{row.pk}").json()
         with closing(client.get(shown["thumbnail_url"])) as thumbnail:
             assert thumbnail["Content-Type"] == "image/jpeg"
-        assert list((tmp_path / "thumbnails").rglob(f"{row.pk}_150.jpg"))
+        assert list((tmp_path / "thumbnails").rglob("*_150.jpg"))
 
     def test_html_is_never_shown_inline(self, client, url, row):
         response = client.get(f"{url}/{row.pk}/content?content_type=text/html")
