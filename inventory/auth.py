@@ -1,7 +1,8 @@
-"""Signing in to the admin: whoever has guessed wrong a few times has to wait before the next guess."""
+"""Signing in to the admin: after a few wrong guesses, each further one has to wait."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any, Final
@@ -34,9 +35,8 @@ class Guesses:
     def failed(self, who: tuple[str, str]) -> None:
         with self._lock:
             count = self._found.pop(who, (0, 0.0))[0] + 1
-            seconds = (
-                min(LONGEST_WAIT, 2.0 ** (count - FREE_GUESSES)) if count > FREE_GUESSES else 0
-            )
+            further = count - FREE_GUESSES
+            seconds = min(LONGEST_WAIT, 2.0 ** min(further, 10)) if further > 0 else 0.0
             self._found[who] = (count, time.monotonic() + seconds)
             while len(self._found) > REMEMBERED:
                 del self._found[next(iter(self._found))]
@@ -57,8 +57,8 @@ class LoginForm(AdminAuthenticationForm):
         who = (self.cleaned_data.get("username") or "", address)
         if (seconds := guesses.wait(who)) > 0:
             raise ValidationError(
-                f"Too many wrong passwords. Try again in {int(seconds) + 1} seconds.",
-                code="wait",
+                f"Too many wrong passwords. Try again in {math.ceil(seconds)} seconds.",
+                code="permission_denied",
             )
         try:
             cleaned: dict[str, Any] = super().clean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import logging.config
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ def test_wrong_passwords_are_slowed_down(clock: list[float]) -> None:
     assert sign_in("the right one", "192.0.2.1").status_code == 302
     clock[0] += 2
     sign_in("wrong")
-    assert "Try again in 3 seconds" in sign_in("wrong").content.decode()
+    assert "Try again in 4 seconds" in sign_in("wrong").content.decode()
     for _ in range(20):
         clock[0] += 61
         sign_in("wrong")
