@@ -1,6 +1,8 @@
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
 from parts.models import Part, Tag, Type
 from parts.search import fold, matching
@@ -108,3 +110,42 @@ def test_a_tag_set_from_its_own_side_is_found(part):
     assert found("favourite") == [part]
     tag.parts.clear()
     assert found("favourite") == []
+
+
+def test_what_is_stale_is_rebuilt(part):
+    Part.objects.update(search_text="stale")
+    Tag.objects.filter(name="SMD").update(folded="")
+    assert found("wurth") == []
+    output = StringIO()
+    call_command("rebuild_search", stdout=output)
+    assert "parts: 1 of 1 corrected" in output.getvalue()
+    assert "tags: 1 of 2 corrected" in output.getvalue()
+    assert "types: 0 of 1 corrected" in output.getvalue()
+    assert found("wurth capacitor smd") == [part]
+
+
+def test_a_renamed_type_and_tag_are_found_by_their_new_names_alone(part):
+    part.type.name = "Condensateur"
+    part.type.save(update_fields=["name"])
+    tag = part.tags.get(name="SMD")
+    tag.name = "Oberfläche"
+    tag.save()
+    assert found("condensateur oberflache") == [part]
+    assert found("capacitor") == found("smd") == []
+    tag.delete()
+    assert found("oberflache") == []
+
+
+def test_a_search_with_thousands_of_tags_names_none_of_them(part, monkeypatch):
+    monkeypatch.setattr("parts.search.FEW", 1)
+    assert found("smd") == [part]
+    part.tags.add(Tag.objects.create(name="smd 2"))
+    assert found("smd") == [part]
+    assert found("smd 3") == []
+
+
+@pytest.mark.parametrize("query", [" ".join(f"w{n}" for n in range(33)), "\ufdfa" * 30])
+def test_a_search_that_unfolds_to_too_much_is_refused(client, part, query):
+    response = client.get("/api/parts", {"search": query})
+    assert response.status_code == 400
+    assert "search" in response.json()["error"]["details"]
