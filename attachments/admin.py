@@ -65,7 +65,7 @@ class VersionedForm(ModelForm):
             return cleaned
         differing = [name for name in self.changed_data if name != "read_version"]
         for name in differing:
-            self.add_error(name, f"Changed meanwhile; now it is: {self._stored(name) or 'empty'}")
+            self.add_error(name, f"What is stored now: {self._stored(name) or 'nothing'}")
         if differing:
             # What differs was shown now: saving again is a decision.
             shown_now = {self.add_prefix("read_version"): [str(self.instance.version)]}

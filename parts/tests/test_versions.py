@@ -210,8 +210,8 @@ class TestAdmin:
         assert page.status_code == 200
         html = page.content.decode()
         assert "Somebody else has changed this" in html
-        assert "now it is: By the first" in html
-        assert "now it is: ACME" in html
+        assert "What is stored now: By the first" in html
+        assert "What is stored now: ACME" in html
         assert "By the second" in html
         part.refresh_from_db()
         assert (part.description, part.manufacturer) == ("By the first", "ACME")
@@ -233,7 +233,7 @@ class TestAdmin:
         first, second = self.form(admin, address), self.form(admin, address)
         assert admin.post(address, {**first, column: "First"}).status_code == 302
         page = admin.post(address, {**second, column: "Second"})
-        assert "now it is: First" in page.content.decode()
+        assert "What is stored now: First" in page.content.decode()
         row.refresh_from_db()
         assert getattr(row, column) == "First"
 
@@ -253,6 +253,6 @@ class TestAdmin:
         }
         Attachment.objects.get(pk=photo.pk).rename("By the first")
         page = admin.post(address, {**shown, **formset})
-        assert "now it is: By the first" in page.content.decode()
+        assert "What is stored now: By the first" in page.content.decode()
         photo.refresh_from_db()
         assert photo.title == "By the first"
