@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Any
 
 from django.conf import settings
 from rest_framework import status
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.parsers import JSONParser
+from rest_framework.utils.json import strict_constant
 
 
 class BodyTooLarge(APIException):
@@ -35,7 +37,18 @@ class BoundedJSONParser(JSONParser):
         if len(data) > limit:
             raise BodyTooLarge
         try:
-            return super().parse(BytesIO(data), media_type, dict(parser_context or {}))
-        except (RecursionError, LookupError) as error:
-            # Nested too deep, or a charset that Python does not know.
-            raise ParseError("The body is not JSON that can be read.") from error
+            return json.loads(
+                data.decode(), object_pairs_hook=_each_once, parse_constant=strict_constant
+            )
+        except (ValueError, RecursionError) as error:
+            # No UTF-8, no JSON, or nested too deep.
+            raise ParseError(f"The body is not JSON that can be read: {error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON (RFC 8259, 4), whose names are unique. Raises ParseError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = Counter(name for name, _value in pairs)
+        raise ParseError(f"{names.most_common(1)[0][0]} is given more than once.")
+    return found

@@ -106,3 +106,14 @@ def test_what_guards_the_api_does_so_below_a_prefix(
     response = client.post("/api/parts", b"{}", content_type="application/json", **given)
     assert response.status_code == 403
     assert response["Content-Type"] == "application/json"
+
+
+def test_a_name_that_is_given_twice_is_refused(client: Client, address: str) -> None:
+    for body in (
+        b'{"description": "one", "description": "two"}',
+        b'{"tags": [{"a": 1, "a": 2}]}',
+    ):
+        response = client.generic("PATCH", address, body, "application/json")
+        told = assert_error(response, 400, "parse_error")
+        assert "is given more than once" in told["message"]
+    assert client.get(address).json()["description"] == "Fuse"
