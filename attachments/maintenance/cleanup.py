@@ -185,11 +185,11 @@ def _check_whose(store: BlobStore, options: CleanupOptions, run: Run) -> None:
     It does if rows of an older installation were imported, or rows of its own were migrated.
     Otherwise it may be another installation's, or that one's rows are still to be imported.
     """
-    known = query(references.sources_recorded, run.cancel) or query(
-        references.rows_migrated, run.cancel
-    )
+    for known in (references.sources_recorded, references.rows_migrated):
+        if query(known, run.cancel):
+            return
     first = next(listed(store, LEGACY_PREFIX, run.cancel), None)
-    if known or first is None:
+    if first is None:
         return
     used = query(partial(references.any_named, KeyKind.REFERENCE), run.cancel)
     if not (used and options.delete_unnamed):

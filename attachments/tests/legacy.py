@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connections
+from django.utils import timezone
 
 from attachments.models import Attachment
 from cas.digest import Digest
@@ -52,6 +53,18 @@ def make_legacy(store: BlobStore, part: Part, content: bytes) -> Attachment:
     key = legacy_key(part)
     put(store, key, content)
     return make_row(part, key, len(content))
+
+
+def as_after_a_migration() -> None:
+    """A row that was migrated here, without which no cleanup takes older objects for its own."""
+    part = Part.objects.create(description="Migrated")
+    Attachment.objects.create(
+        part=part,
+        attachment_type=Attachment.Kind.URL,
+        title="Page",
+        url="https://example.org/",
+        migrated_at=timezone.now(),
+    )
 
 
 def run(command: str, *arguments: str, **options: Any) -> tuple[int, str]:

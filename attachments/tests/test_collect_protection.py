@@ -18,7 +18,15 @@ from attachments import references
 from attachments.maintenance import cleanup, collect
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, staged
-from attachments.tests.legacy import blobs, make_row, on_disk, put, run, summary_of
+from attachments.tests.legacy import (
+    as_after_a_migration,
+    blobs,
+    make_row,
+    on_disk,
+    put,
+    run,
+    summary_of,
+)
 from attachments.tests.waiting import in_thread
 from attachments.uploads import StagedUpload
 from cas.digest import Digest
@@ -135,6 +143,7 @@ def test_a_failed_deletion_is_in_the_report(
         goes += f"{Digest.of(b'goes').hex[:32]}.pdf"
         put(store, stays, b"stays")
         put(store, goes, b"goes")
+        as_after_a_migration()
         arguments = ("--yes-i-am-sure", "--json")
     real = store.remove_many
 
@@ -214,6 +223,7 @@ def test_a_signal_ends_it_before_the_next_batch(
     else:
         for number in range(5):
             put(store, f"parts/1/attachments/{uuid.UUID(int=number)}.pdf", b"old")
+        as_after_a_migration()
         arguments = ("--yes-i-am-sure", "--json")
     real = store.remove_many
     sent: list[int] = []
