@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 from django.db.models import F
+from django.utils import timezone
 
 from attachments import verifications
 from attachments.locks import LONGEST_REQUEST
@@ -21,7 +22,6 @@ from attachments.maintenance import cleanup, collect
 from attachments.models import Attachment, PendingDeletion
 from attachments.tests.factories import staged
 from attachments.tests.legacy import (
-    as_after_a_migration,
     assert_whole,
     blobs,
     damage,
@@ -118,7 +118,7 @@ def many(store: BlobStore, s3_server: S3Server, part: Part, s3_bucket: str) -> s
     old = [f"parts/1/attachments/{uuid.uuid4()}.pdf" for _ in range(PAGE + 20)]
     for digest in digests[-15:]:
         make_row(part, digest.key, 1)
-    as_after_a_migration()
+    Attachment.objects.update(migrated_at=timezone.now())
     s3_server.fill(s3_bucket, [*old, *(digest.key for digest in digests)])
     # The bytes are not what the keys say; a cleanup reads only what it takes for not verified yet.
     verifications.record([store.stat(digest.key) for digest in digests[-15:]])
