@@ -58,7 +58,6 @@ class Named(Versioned):
             self.lock_parts()
             # Who is about to refer to it waits for this, and then does not find it.
             list(type(self)._base_manager.select_for_update().filter(pk=self.pk).values("pk"))
-            raise_versions(self._parts())
             return super().delete(*args, **kwargs)
 
     def lock_parts(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Prefetch
-from django.db.models.signals import m2m_changed
+from django.db.models.signals import m2m_changed, pre_delete
 
 from attachments.locks import lock_rows, retried
 from attachments.models import raise_versions
@@ -87,5 +87,13 @@ def _tags_changed(
         raise_versions(Part.objects.filter(pk__in=pk_set or ()))
 
 
+def _tag_deleted(instance: Tag, **_: Any) -> None:
+    """Deletions come from everywhere, lists of the admin among them."""
+    parts = Part.objects.filter(tags=instance)
+    lock_rows(Part, parts.values("pk"))
+    raise_versions(parts)
+
+
 def connect() -> None:
+    pre_delete.connect(_tag_deleted, sender=Tag, dispatch_uid="tags-deleted")
     m2m_changed.connect(_tags_changed, sender=Part.tags.through, dispatch_uid="tags-versions")
