@@ -73,7 +73,7 @@ class Type(Named):
     """What a part is: a resistor, a microcontroller."""
 
     name = models.CharField(max_length=100, unique=True)
-    folded = FoldedField("name")
+    folded = FoldedField("name", db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -89,7 +89,7 @@ class Tag(Named):
     """A label. Rows of their own, so that a tag can be renamed or merged for all its parts."""
 
     name = models.CharField(max_length=TAG_LENGTH, unique=True)
-    folded = FoldedField("name")
+    folded = FoldedField("name", db_default="")
 
     class Meta:
         db_table = "tags"
