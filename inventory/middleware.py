@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -39,6 +40,10 @@ SLOW_SECONDS: Final = 1.0
 
 BUFFERED_BYTES: Final = 256 * 1024
 """What is smaller leaves the thread at once, however slowly it is read."""
+
+
+DRAINED_BYTES: Final = 1024 * 1024
+"""A body that is no larger is read even if its request is refused."""
 
 
 class _Middleware:
@@ -130,8 +135,13 @@ class SlowClientMiddleware(_Middleware):
         request._stream = _CountedBody(  # type: ignore[assignment]
             request.META["wsgi.input"], int(length), give_back
         )
+        body = request._stream
         try:
             response = self.get_response(request)
+            if int(length) <= DRAINED_BYTES:
+                # What nobody has read would break the connection before the answer is read.
+                with contextlib.suppress(OSError):
+                    body.read()
         finally:
             give_back()
         return self._sent(request, response)
