@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 LEGACY_PREFIX = "parts/"
 
 PICTURE_TYPES = UNTYPED.union(
-    *((found.content_type, *found.aliases) for found in FORMATS.values() if found.pillow)
+    *((found.content_type, *found.aliases) for found in FORMATS.values() if found.max_pixels)
 )
 """Content types of rows whose bytes are shown as a picture, as far as the row can tell.
 

@@ -254,7 +254,7 @@ def _point(attachment_id: int, old_key: str, digest: Digest, size: int, head: by
     }
     if head is not None:
         changes["content_type"] = _stored_type(head)
-    if head is None or ((found := sniff(head)) and found.pillow):
+    if head is None or ((found := sniff(head)) and found.max_pixels):
         return rows.update(**changes) == 1
     with transaction.atomic():
         answers = before_type_is_set.send(Attachment, attachment_id=attachment_id)

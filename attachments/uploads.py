@@ -14,7 +14,6 @@ import os
 import time
 import unicodedata
 import uuid
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,17 +24,18 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
 from django.http import HttpRequest, multipartparser
 from django.http.multipartparser import RAW, MultiPartParserError
-from PIL import Image
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import MultiPartParser
 
 from attachments.models import Attachment
-from cas.conf import serving
-from cas.content_types import ACCEPTED, FORMATS, HEAD, Format, sniff
+from cas.content_types import ACCEPTED, FORMATS, HEAD, sniff
 from cas.digest import Hasher
 from cas.storage import attachment_store
 from cas.storage.base import Staged, StoreError, file_errors, store_error
 from cas.storage.staging import remove_unused_staging
+from cas.thumbnails.limits import TooExpensive, TooManyPixels, Unrenderable
+from cas.thumbnails.render import check
+from cas.thumbnails.single_flight import Busy
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ _JOINERS = "\u200c\u200d"
 _DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
     f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"
 }
-
-_CANNOT_BE_OPENED = "the file starts like an image but cannot be opened"
 
 
 class UploadRefused(Exception):
@@ -85,7 +83,21 @@ class ImageTooLarge(UploadRefused):
     """The image has more pixels than this installation decodes."""
 
     status = 422
-    code = "too_many_pixels"
+    code = TooManyPixels.code
+
+
+class ImageTooExpensive(UploadRefused):
+    """Showing the image takes more time or memory than a picture may."""
+
+    status = 422
+    code = TooExpensive.code
+
+
+class TooBusy(UploadRefused):
+    """So many images are being decoded that this one could not be looked at in time."""
+
+    status = 503
+    code = Busy.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +281,9 @@ def stage(received: ReceivedFile) -> StagedUpload:
         found = sniff(stream.read(HEAD))
     if found is None:
         raise UnsupportedType(f"only {ACCEPTED} are accepted")
-    if found.pillow:
+    if found.max_pixels:
         _check_size(staged.size, settings.INVENTORY_MAX_IMAGE_BYTES)
-        _check_image(staged.path, found)
+        _check_picture(staged)
         kind = Attachment.Kind.IMAGE
     else:
         _check_size(staged.size, settings.INVENTORY_MAX_PDF_BYTES)
@@ -324,22 +336,16 @@ def _too_large(limit: int) -> str:
     return f"the file is larger than {limit:,} bytes, the most that is accepted"
 
 
-def _check_image(path: Path, found: Format) -> None:
-    """Open the image with its format's decoder; its pixels are not decoded."""
+def _check_picture(staged: Staged) -> None:
+    """Make its thumbnail; none is not accepted. Raises UploadRefused and StoreError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow's own pixel limit is a warning first; ours, below, is the one that counts.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=[found.pillow]) as image:
-                width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise ImageTooLarge("the image has too many pixels") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise store_error(error) from error
-        raise UnsupportedType(_CANNOT_BE_OPENED) from error
-    except (SyntaxError, ValueError, OverflowError, EOFError) as error:
-        raise UnsupportedType(_CANNOT_BE_OPENED) from error
-    most = serving().thumbnail_max_pixels
-    if width * height > most:
-        raise ImageTooLarge(f"the image has {width} x {height} pixels; {most} are accepted")
+        with file_errors(staged.digest.key):
+            check(staged.digest.hex, lambda: staged.path.open("rb", buffering=0))
+    except TooManyPixels as error:
+        raise ImageTooLarge(f"the image has too many pixels: {error}") from error
+    except TooExpensive as error:
+        raise ImageTooExpensive(f"the image cannot be shown: {error}") from error
+    except Unrenderable as error:
+        raise UnsupportedType(f"the file starts like an image, but {error}") from error
+    except Busy as error:
+        raise TooBusy("too many images are being checked; please try again soon") from error

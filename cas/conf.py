@@ -203,8 +203,8 @@ class ServingSettings:
     )  # fmt: skip
     thumbnail_cache_dir: Path = _row(DIRECTORY, _CACHE_DIR, "finished thumbnails")  # noqa: RUF009
     thumbnail_cache_bytes: int = _row(integer(1), 1024**3, "how large that may grow (1 GiB)")
-    thumbnail_max_pixels: int = _row(integer(1, 1_000_000_000), 50_000_000,
-        "images with more are refused, at upload and for a thumbnail (422)",
+    thumbnail_max_pixels: int = _row(integer(1, 1_000_000_000), 250_000_000,
+        "images with more are refused, at upload and for a thumbnail (422); formats have their own",
     )  # fmt: skip
     thumbnail_concurrency: int = _row(integer(1, 256), 2, "made at one time on this machine")
     thumbnail_wait: float = _row(

@@ -28,10 +28,9 @@ UNTYPED: Final = frozenset({"", "binary/octet-stream"})
 class Format:
     """An accepted format. `starts` tells whether a file that starts with these bytes has it.
 
-    Only `pillow`, one of Pillow's decoders, may open an image at upload; a format without one is
-    no image. Its thumbnails are decoded by a loader of libvips (operation class and function);
-    JPEG alone names none, as Pillow decodes it faster. `weight` is what a pixel counts against
-    CAS_THUMBNAIL_MAX_PIXELS, in units of about five bytes of memory. Browsers display only an
+    A format of which a picture may have no pixels (`max_pixels`) is no image. Those that may are
+    decoded by `cas.thumbnails.decode`, at upload as for a thumbnail; how many pixels fit into the
+    memory of a decoder was measured (docs/reference/thumbnails.md). Browsers display only an
     `inline` format, which must not run script in the origin of the application.
     """
 
@@ -43,12 +42,7 @@ class Format:
     aliases: tuple[str, ...] = ()
     """Other names that programs have for the content type."""
     inline: bool = True
-    pillow: str = ""
-    vips_class: str = ""
-    vips_loader: str = ""
-    shrinks_on_load: bool = False
-    """Whether the loader takes a `scale`."""
-    weight: int = 1
+    max_pixels: int = 0
 
 
 def _is_avif(head: bytes) -> bool:
@@ -63,19 +57,15 @@ def _is_avif(head: bytes) -> bool:
 _TABLE: Final = (
     Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"),
            lambda head: head.startswith(b"\xff\xd8\xff"),
-           aliases=("image/jpg", "image/pjpeg"), pillow="JPEG"),
+           aliases=("image/jpg", "image/pjpeg"), max_pixels=250_000_000),
     Format("PNG", "image/png", (".png", ".apng"),
            lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
-           aliases=("image/x-png",), pillow="PNG",
-           vips_class="VipsForeignLoadPng", vips_loader="pngload_source"),
+           aliases=("image/x-png",), max_pixels=250_000_000),
     Format("WebP", "image/webp", (".webp",),
-           lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", pillow="WEBP",
-           vips_class="VipsForeignLoadWebp", vips_loader="webpload_source", shrinks_on_load=True),
+           lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", max_pixels=100_000_000),
     Format("GIF", "image/gif", (".gif",),
-           lambda head: head.startswith((b"GIF87a", b"GIF89a")), pillow="GIF",
-           vips_class="VipsForeignLoadNsgif", vips_loader="gifload_source"),
-    Format("AVIF", "image/avif", (".avif", ".avifs"), _is_avif, pillow="AVIF",
-           vips_class="VipsForeignLoadHeif", vips_loader="heifload_source", weight=3),
+           lambda head: head.startswith((b"GIF87a", b"GIF89a")), max_pixels=25_000_000),
+    Format("AVIF", "image/avif", (".avif", ".avifs"), _is_avif, max_pixels=36_000_000),
     # A PDF must begin at its first byte (ISO 32000 7.5.2). Readers tolerate a kilobyte before it,
     # which is exactly the room that a file needs to be HTML as well.
     Format("PDF", PDF, (".pdf",), lambda head: head.startswith(b"%PDF-"),
@@ -87,8 +77,8 @@ ALIASES: Final = {alias: found.content_type for found in _TABLE for alias in fou
 TOLD_BY_BYTES: Final = frozenset({*FORMATS, *ALIASES, *UNTYPED, SVG})
 """Declared types that the first bytes confirm or disprove; other ones may be true anyway."""
 
-_IMAGES: Final = [found.name for found in _TABLE if found.pillow]
-_OTHERS: Final = [f" and {found.name}s" for found in _TABLE if not found.pillow]
+_IMAGES: Final = [found.name for found in _TABLE if found.max_pixels]
+_OTHERS: Final = [f" and {found.name}s" for found in _TABLE if not found.max_pixels]
 ACCEPTED: Final = f"{', '.join(_IMAGES[:-1])} and {_IMAGES[-1]} images{''.join(_OTHERS)}"
 """The formats in words."""
 

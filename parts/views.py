@@ -23,6 +23,7 @@ from attachments.models import Attachment, Versioned
 from attachments.references import SourceGone
 from attachments.serializers import AttachmentSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
+from cas.conf import serving
 from cas.http import Match, match_etags
 from cas.responses import error_response, translate_errors
 from cas.signed_urls import BlobQuery, ThumbnailQuery, parse_query, verify
@@ -175,6 +176,7 @@ class Refused(APIException):
     def __init__(self, refusal: UploadRefused) -> None:
         self.status_code = refusal.status
         self.detail = ErrorDetail(str(refusal), code=refusal.code)
+        self.wait = serving().retry_after if refusal.status == 503 else None
 
 
 class TypeList(StrictView, generics.ListCreateAPIView[Type]):

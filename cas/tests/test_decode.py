@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import subprocess
-import sys
 import zlib
 from typing import Any, BinaryIO
 
@@ -14,15 +12,22 @@ from PIL import Image, ImageCms
 
 from cas.storage.base import Unreachable
 from cas.tests.pictures import encode, gradient, jpeg, png
-from cas.thumbnails.decode import NotAnImage, TooManyPixels
-from cas.thumbnails.render import render, render_from_base
+from cas.thumbnails.limits import NotAnImage, TooManyPixels
+from cas.thumbnails.process import Rendered, render
+from cas.thumbnails.render import render_from_base
 
-LIMIT = 50_000_000
+LIMIT = 250_000_000
 Colour = tuple[int, int, int]
 
 
-def thumb(data: bytes, size: int = 150, limit: int = LIMIT) -> Image.Image:
+def made(data: bytes, size: int = 150, limit: int = LIMIT) -> tuple[Rendered, bytes]:
+    """The thumbnail, and the larger picture, which frees the decoder."""
     rendered = render(io.BytesIO(data), size, limit)
+    return rendered, rendered.base()
+
+
+def thumb(data: bytes, size: int = 150, limit: int = LIMIT) -> Image.Image:
+    rendered, _ = made(data, size, limit)
     picture = Image.open(io.BytesIO(rendered.thumbnail))
     assert picture.format == "JPEG"
     assert picture.mode == "RGB"
@@ -193,54 +198,6 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
     assert thumb(png(100, 100), limit=10_000).size == (100, 100)
 
 
-def test_pixels_that_take_more_memory_count_for_more() -> None:
-    assert thumb(encode(gradient(200, 100), "AVIF"), limit=60_000).size == (150, 75)
-    with pytest.raises(TooManyPixels):
-        thumb(encode(gradient(200, 101), "AVIF"), limit=60_000)
-
-
-BOMBS = """
-import io, resource, struct, sys
-import django
-django.setup()
-from cas.thumbnails.decode import TooManyPixels
-from cas.tests.pictures import encode, gradient, jpeg
-from cas.tests.test_decode import raw_png
-from cas.thumbnails.render import render
-
-def resized(data, marker, offset, form):
-    at = data.index(marker) + offset
-    size = struct.calcsize(form)
-    return data[:at] + struct.pack(form, 60_000, 60_000) + data[at + size:]
-
-gif = encode(gradient(640, 480), "GIF")
-bombs = [
-    raw_png(60_000, 60_000, bit_depth=8, colour_type=2, data=bytes(10_000)),
-    resized(jpeg(640, 480), bytes([0xFF, 0xC0]), 5, ">HH"),
-    resized(resized(gif, b"GIF8", 6, "<HH"), b",\\0\\0\\0\\0", 5, "<HH"),
-    resized(encode(gradient(640, 480), "AVIF"), b"ispe", 8, ">II"),
-]
-render(io.BytesIO(jpeg(640, 480)), 150, 50_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for number, bomb in enumerate(bombs):
-    try:
-        render(io.BytesIO(bomb), 150, 50_000_000)
-    except TooManyPixels:
-        continue
-    sys.exit(f"bomb {number} was decoded")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-def test_bombs_are_refused_in_bounded_memory() -> None:
-    """Eleven gigabytes when decoded; in a process of its own, to see the memory it takes."""
-    told = subprocess.run(
-        [sys.executable, "-c", BOMBS], capture_output=True, text=True, check=False
-    )
-    assert told.returncode == 0, told.stderr
-    assert int(told.stdout) < 20_000, "KiB more than an ordinary picture takes"
-
-
 def test_a_second_picture_behind_the_first_is_not_looked_at() -> None:
     """Phones write such files (MPO); the second picture lies where no stream can seek to."""
     first, second = gradient(1600, 1200), Image.new("RGB", (1600, 1200), "blue")
@@ -248,12 +205,10 @@ def test_a_second_picture_behind_the_first_is_not_looked_at() -> None:
     assert near(thumb(data), (3, 3), thumb(jpeg(1600, 1200)).getpixel((3, 3)))  # type: ignore[arg-type]
 
 
-def test_a_header_without_end_is_refused() -> None:
+def test_previews_and_depth_maps_before_the_pixels_are_passed_over() -> None:
     comment = b"\xff\xfe\xff\xff" + bytes(65_533)
     data = jpeg(64, 48)
-    assert thumb(data[:2] + comment * 200 + data[2:]).size == (64, 48)
-    with pytest.raises(NotAnImage):
-        thumb(data[:2] + comment * 300 + data[2:])
+    assert thumb(data[:2] + comment * 300 + data[2:]).size == (64, 48)
 
 
 @pytest.mark.parametrize("field", [5, 7])
@@ -268,14 +223,6 @@ def test_a_picture_without_extent_is_refused(field: int) -> None:
 @pytest.mark.parametrize("exif", [b"Exif\0\0broken", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b""])
 def test_damaged_metadata_does_not_hide_the_picture(exif: bytes) -> None:
     assert thumb(jpeg(300, 200, exif=exif)).size == (150, 100)
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.97])
-def test_a_truncated_picture_is_refused(file_format: str, keep: float) -> None:
-    data = encode(gradient(1600, 1200).effect_spread(20), file_format)
-    with pytest.raises(NotAnImage):
-        thumb(data[: int(len(data) * keep)])
 
 
 @pytest.mark.parametrize(
@@ -302,6 +249,8 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
 
 def test_other_loaders_are_blocked() -> None:
     import pyvips
+
+    import cas.thumbnails.decode  # noqa: F401
 
     for loader, data in (
         (pyvips.Image.svgload_buffer, b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
@@ -330,9 +279,8 @@ def test_a_failing_store_is_not_called_a_bad_picture() -> None:
 
 
 def test_another_size_comes_from_the_kept_picture() -> None:
-    rendered = render(io.BytesIO(jpeg(3200, 2400)), 150, LIMIT)
+    rendered, base = made(jpeg(3200, 2400))
     assert not rendered.whole
-    base = rendered.base()
     smaller = render_from_base(base, 300, whole=False)
     assert smaller
     assert Image.open(io.BytesIO(smaller)).size == (300, 225)
@@ -340,8 +288,8 @@ def test_another_size_comes_from_the_kept_picture() -> None:
 
 
 def test_a_small_picture_is_kept_whole() -> None:
-    rendered = render(io.BytesIO(jpeg(320, 240)), 150, LIMIT)
+    rendered, base = made(jpeg(320, 240))
     assert rendered.whole
-    larger = render_from_base(rendered.base(), 1024, whole=True)
+    larger = render_from_base(base, 1024, whole=True)
     assert larger
     assert Image.open(io.BytesIO(larger)).size == (320, 240)

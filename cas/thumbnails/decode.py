@@ -1,94 +1,120 @@
 """Decoding an untrusted picture to upright sRGB pixels, shrunk while they are read.
 
-The decoder is chosen by the bytes (`cas.content_types`). libvips decodes all formats but JPEG, with
-its other loaders blocked; JPEG is decoded by Pillow, whose libjpeg-turbo takes an eighth less time
-than the mozjpeg in libvips (docs/reference/thumbnails.md).
+Only the decoder processes import this (`cas.thumbnails.worker`). The format follows from the bytes
+(`cas.content_types`). libvips decodes PNG and WebP, Pillow the rest: its libjpeg-turbo takes an
+eighth less time than the mozjpeg in libvips, and its libavif is what browsers build upon. What a
+browser would show is what counts (docs/reference/thumbnails.md).
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import os
 import struct
 import warnings
-from typing import Any, BinaryIO, Final, cast
+import zlib
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
 
 import pyvips
-from PIL import ExifTags
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import AvifImagePlugin, ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
 
-from cas.conf import LARGEST_THUMBNAIL
-from cas.content_types import FORMATS, HEAD, Format, sniff
-from cas.digest import CHUNK
-from cas.storage.base import StoreError
+from cas.content_types import HEAD, sniff
+from cas.thumbnails import avif, colour, gif
+from cas.thumbnails.limits import LONGEST_SIDE, MEMORY, NotAnImage, TooExpensive, TooManyPixels
+from cas.thumbnails.partial import DAMAGED, PartialJpeg, PartialPng, load
+
+THREADS: Final = 4
+"""The most that one picture uses: each has a stack, which counts as memory."""
+
+LARGEST_SOURCE: Final = 256 * 1024 * 1024
+"""Bytes of a file that is read into memory."""
 
 _BLOCK: Final = 256 * 1024
-"""Bytes Pillow reads at a time. Between two blocks it takes the interpreter's lock."""
+"""Bytes Pillow reads at a time."""
 
-_LARGEST_JPEG_HEADER: Final = 16 * 1024 * 1024
-"""Bytes before the pixels: profiles, and the previews and depth maps that cameras add."""
-
-_INTERPRETATIONS: Final = {"L": "b-w", "RGB": "srgb", "CMYK": "cmyk"}
+_INTERPRETATIONS: Final = {"L": "b-w", "RGB": "srgb", "RGBA": "srgb", "CMYK": "cmyk"}
 _ORIENTATION: Final = "orientation"
 """libvips' name of the field that says how EXIF counts a position, from 1 (upright) to 8."""
+
+_OUT_OF_MEMORY: Final = "out of memory"
 
 # libvips keeps results for reuse; every picture here is new, so that would only cost memory.
 pyvips.cache_set_max(0)
 pyvips.block_untrusted_set(True)
 pyvips.operation_block_set("VipsForeignLoad", True)
-for _format in FORMATS.values():
-    if _format.vips_class:
-        pyvips.operation_block_set(_format.vips_class, False)
+pyvips.operation_block_set("VipsForeignLoadPng", False)
+pyvips.operation_block_set("VipsForeignLoadWebp", False)
 # pyvips logs libvips' warnings about each damaged file, which are in the 422 response as well.
 logging.getLogger("pyvips").setLevel(logging.ERROR)
 # Damaged metadata is ignored.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+warnings.filterwarnings("ignore", module=r"PIL\.")
+AvifImagePlugin.DEFAULT_MAX_THREADS = THREADS
+Image.MAX_IMAGE_PIXELS = None
 
 
-class Unrenderable(Exception):
-    """The blob has no picture that could be shown."""
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A libvips image in memory, opaque, upright, in 8-bit sRGB.
 
-    code = "unrenderable"
-
-
-class NotAnImage(Unrenderable):
-    """Not a picture of a type we accept, or one that is damaged or cut short."""
-
-    code = "not_an_image"
-
-
-class TooManyPixels(Unrenderable):
-    """Decoding would take more memory than a picture may."""
-
-    code = "too_many_pixels"
-
-
-def decode(source: BinaryIO, at_least: int, max_pixels: int) -> tuple[Any, bool]:
-    """A libvips image in memory, opaque, in 8-bit sRGB, and whether it has all of the pixels.
-
-    Shrunk by a whole factor, but not below `at_least` pixels of its longer side, and to the largest
-    thumbnail. Of an animation the first frame; what is transparent is white; upright by EXIF. Finer
-    filters than averaging would cost more on so many pixels and only show in the last step. Raises
-    NotAnImage, TooManyPixels, and whatever StoreError reading `source` raises.
+    `whole` says that it has all of the original's pixels; `sharp_colours`, that the original's
+    colours change from one pixel to the next, as in drawings.
     """
-    head = source.read(HEAD)
-    found = sniff(head)
-    if found is None or not found.pillow:
+
+    pixels: Any
+    whole: bool
+    sharp_colours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    at_least: int
+    at_most: int
+    max_pixels: int
+
+    def factor(self, width: int, height: int) -> int:
+        """What to shrink by; no side of a thin picture may become shorter than a pixel.
+
+        Raises TooManyPixels.
+        """
+        if width * height > self.max_pixels:
+            raise TooManyPixels(f"{width} × {height} pixels; {self.max_pixels} are accepted")
+        if max(width, height) > LONGEST_SIDE:
+            raise TooManyPixels(f"{max(width, height)} pixels on a side")
+        return max(1, min(max(width, height) // self.at_least, width, height))
+
+
+def decode(source: BinaryIO, at_least: int, at_most: int, max_pixels: int) -> Picture:
+    """The picture in `source`, of its format's pixels at most and of `max_pixels`.
+
+    Shrunk by a whole factor, but not below `at_least` pixels of its longer side, and to `at_most`.
+    Of an animation the first frame; what is transparent is white; upright by EXIF. Finer filters
+    than averaging would cost more on so many pixels and only show in the last step. Raises
+    NotAnImage, TooManyPixels, and OSError with an `errno` if `source` cannot be read.
+    """
+    if not source.seekable():
+        source = io.BytesIO(_read_all(source))
+    found = sniff(source.read(HEAD))
+    source.seek(0)
+    if found is None or not found.max_pixels:
         raise NotAnImage("not an image of an accepted type")
-    if not found.vips_loader:
-        pixels, whole = _by_pillow(_Rewindable(head, source), at_least, max_pixels)
-    else:
-        feed = _Feed(source, head)
-        try:
-            pixels, whole = _by_libvips(feed.source, found, at_least, max_pixels)
-        except pyvips.Error as error:
-            feed.raise_store_error()
-            raise NotAnImage("the image is damaged or cut short") from error
+    wanted = _Wanted(at_least, at_most, min(max_pixels, found.max_pixels))
     try:
-        return _upright_srgb(pixels), whole
+        factor, pixels, encoding = _DECODERS[found.name](source, wanted)
+        longer = max(pixels.width, pixels.height)
+        pixels = _upright_srgb(fit(pixels, at_most), encoding)
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if _OUT_OF_MEMORY in str(error).lower():
+            raise MemoryError from error
+        raise NotAnImage("the image is damaged or cut short") from error
     except pyvips.Error as error:
-        raise NotAnImage("the image cannot be converted") from error
+        if _OUT_OF_MEMORY in str(error):
+            raise MemoryError from error
+        raise NotAnImage("the image is damaged or cut short") from error
+    return Picture(pixels, factor == 1 and longer <= at_most, found.name in ("PNG", "GIF"))
 
 
 def fit(image: Any, size: int) -> Any:
@@ -100,14 +126,21 @@ def fit(image: Any, size: int) -> Any:
     return image.resize(width / image.width, vscale=height / image.height)
 
 
-def _upright_srgb(pixels: Any) -> Any:
-    picture = _in_srgb(fit(pixels, LARGEST_THUMBNAIL))
+def _read_all(source: BinaryIO) -> bytes:
+    data = source.read(LARGEST_SOURCE + 1)
+    if len(data) > LARGEST_SOURCE:
+        raise MemoryError
+    return data
+
+
+def _upright_srgb(pixels: Any, encoding: colour.Encoding) -> Any:
+    picture = _in_srgb(pixels, encoding)
     if picture.get_typeof(_ORIENTATION) and picture.get(_ORIENTATION) > 1:
         picture = picture.autorot()
-    return picture if picture is pixels else picture.copy_memory()
+    return picture.copy_memory()
 
 
-def _in_srgb(image: Any) -> Any:
+def _in_srgb(image: Any, encoding: colour.Encoding) -> Any:
     """Eight-bit sRGB, by the embedded profile if it is a usable one."""
     if image.get_typeof("icc-profile-data") or image.interpretation == "cmyk":
         try:
@@ -118,87 +151,84 @@ def _in_srgb(image: Any) -> Any:
             # Broken profiles are common and the picture is worth more than its exact colours.
             image = image.copy()
             image.remove("icc-profile-data")
+    if not encoding.is_srgb:
+        # Its numbers are not sRGB, whatever the decoder calls them.
+        if image.bands == 1:
+            image = image.bandjoin([image, image])
+        try:
+            return _keeping_orientation(image, colour.to_srgb(image, encoding))
+        except ValueError:
+            pass
     if image.interpretation == "srgb" and image.format == "uchar":
         return image
-    return image.colourspace("srgb").cast("uchar").copy_memory()
+    return image.colourspace("srgb").cast("uchar")
 
 
-def _factor(width: int, height: int, weight: int, at_least: int, max_pixels: int) -> int:
-    """What to shrink by; no side of a thin picture may become shorter than a pixel.
-
-    Raises TooManyPixels.
-    """
-    if width * height * weight > max_pixels:
-        raise TooManyPixels(f"{width} × {height} pixels")
-    return max(1, min(max(width, height) // at_least, width, height))
+def _keeping_orientation(source: Any, image: Any) -> Any:
+    if source.get_typeof(_ORIENTATION):
+        image.set_type(pyvips.GValue.gint_type, _ORIENTATION, source.get(_ORIENTATION))
+    return image
 
 
-class _Rewindable(io.RawIOBase):
-    """A stream whose start can be read twice: Pillow reads the header, then everything again."""
-
-    def __init__(self, head: bytes, stream: BinaryIO) -> None:
-        super().__init__()
-        self._kept = io.BytesIO(head)
-        self._stream = stream
-        self._rewound = False
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        wanted = CHUNK if size is None or size < 0 else size
-        data = self._kept.read(wanted)
-        if self._rewound:
-            return data or self._stream.read(wanted)
-        if missing := wanted - len(data):
-            more = self._stream.read(missing)
-            # The position is at the end of what is kept, where the last read ended.
-            self._kept.write(more)
-            data += more
-        if self._kept.tell() > _LARGEST_JPEG_HEADER:
-            raise NotAnImage("there is too much before the pixels")
-        return data
-
-    def tell(self) -> int:
-        return self._kept.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if (offset, whence) != (0, io.SEEK_SET):
-            raise OSError("this stream can only be rewound to its start")
-        self._rewound = True
-        return self._kept.seek(0)
+def _opaque(image: Any) -> Any:
+    """Averaging with white first and shrinking after gives the same as the reverse."""
+    if not image.hasalpha():
+        return image
+    white = 65535 if image.format == "ushort" else 255
+    return image.flatten(background=[white] * (image.bands - 1), max_alpha=white)
 
 
-def _by_pillow(stream: _Rewindable, at_least: int, max_pixels: int) -> tuple[Any, bool]:
-    """Opaque pixels in memory, as they are in the file; whether a thumbnail can have them all."""
-    try:
-        # Not Image.open, which would let other decoders search for further pictures after this.
-        with JpegImageFile(cast(BinaryIO, stream)) as image:
-            width, height = image.size
-            factor = _factor(width, height, 1, at_least, max_pixels)
-            if factor > 1:
-                image.draft(None, (width // factor, height // factor))
-            image.decodermaxblock = _BLOCK
-            image.load()
-            pixels = _from_pillow(image)
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise NotAnImage("the image is damaged or cut short") from error
+_Shrunk = tuple[int, Any, colour.Encoding]
+"""By what it was shrunk, an opaque image in memory, and its encoding if it has no profile."""
+
+_SRGB: Final = colour.Encoding()
+
+
+def _jpeg(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
+    # Not Image.open, which would let other decoders search for further pictures after this.
+    with PartialJpeg(source) as image:
+        width, height = image.size
+        factor = wanted.factor(width, height)
+        if factor > 1:
+            image.draft(None, (width // factor, height // factor))
+        image.decodermaxblock = _BLOCK
+        _check_coefficients(image, width * height)
+        whole = load(image)
+        if image.mode not in _INTERPRETATIONS:
+            raise NotAnImage(f"JPEG with pixels of mode {image.mode}")
+        pixels = _from_pillow(image)
+        if not whole:
+            _check_something_shows(pixels)
     if (left := factor * pixels.width // width) > 1:
         pixels = pixels.shrink(left, left).copy_memory()
-    return pixels, factor == 1 and max(width, height) <= LARGEST_THUMBNAIL
+    return factor, pixels, _SRGB
 
 
-def _from_pillow(image: JpegImageFile) -> Any:
-    if image.mode not in _INTERPRETATIONS:
-        raise NotAnImage(f"JPEG with pixels of mode {image.mode}")
+def _check_coefficients(image: PartialJpeg, pixels: int) -> None:
+    """Those of a progressive picture are all kept, of which libjpeg does not complain clearly."""
+    areas = [across * down for _, across, down, _ in image.layer]
+    if image.info.get("progressive") and 2 * pixels * sum(areas) // max(areas) > MEMORY * 3 // 4:
+        raise TooExpensive(f"progressive, it takes more than {MEMORY >> 20} MiB of memory")
+
+
+def _check_something_shows(pixels: Any) -> None:
+    if pixels.interpretation != "cmyk" and pixels.min() == 255:
+        raise NotAnImage("the file ends before its first row")
+
+
+def _from_pillow(image: Image.Image) -> Any:
+    """The decoded image as one of libvips, with its profile and its orientation."""
     pixels = pyvips.Image.new_from_memory(
         image.tobytes(), image.width, image.height, len(image.getbands()), "uchar"
     ).copy(interpretation=_INTERPRETATIONS[image.mode])
     if profile := image.info.get("icc_profile"):
         pixels.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        # Not getexif(), which would obey XMP too, which no browser does.
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ExifTags.Base.Orientation)
+    except DAMAGED:
         # Damaged metadata is common and no reason not to show the picture.
         return pixels
     if orientation in range(2, 9):
@@ -206,61 +236,119 @@ def _from_pillow(image: JpegImageFile) -> Any:
     return pixels
 
 
-class _Feed:
-    """A stream as a libvips source.
-
-    libvips calls it from C, through which no exception passes: the first one ends the data and is
-    kept. libvips reads a file on disk by itself.
-    """
-
-    def __init__(self, stream: BinaryIO, head: bytes) -> None:
-        self._failure: StoreError | None = None
-        self._stream = stream
-        self._head = head
-        try:
-            self._descriptor: int | None = stream.fileno()
-        except OSError:
-            self._descriptor = None
-            self.source = pyvips.SourceCustom()
-            self.source.on_read(self._read)
-        else:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            self.source = pyvips.Source.new_from_descriptor(self._descriptor)
-
-    def raise_store_error(self) -> None:
-        """Raise the StoreError that ended the data, if there was one."""
-        if self._failure:
-            raise self._failure
-        if self._descriptor is not None:
-            # libvips reports a failing disk as a file that ends early; reading tells them apart.
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            while self._stream.read(CHUNK):
-                pass
-
-    def _read(self, size: int) -> bytes:
-        if self._head:
-            data, self._head = self._head[:size], self._head[size:]
-            return data
-        try:
-            return self._stream.read(min(size, CHUNK))
-        except StoreError as error:
-            self._failure = error
-            return b""
+def _avif(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
+    data = _read_all(source)
+    try:
+        image = AvifImageFile(io.BytesIO(avif.without_groups(data)))
+    except DAMAGED as error:
+        raise NotAnImage("the image is damaged, or of a kind of AVIF that is not shown") from error
+    with image:
+        factor = wanted.factor(*image.size)
+        encoding = _SRGB if image.info.get("icc_profile") else avif.encoding(data)
+        image.load()
+        pixels = _from_pillow(image if image.mode in _INTERPRETATIONS else image.convert("RGBA"))
+    pixels = _opaque(pixels)
+    if factor > 1:
+        pixels = pixels.shrink(factor, factor)
+    return factor, pixels.copy_memory(), encoding
 
 
-def _by_libvips(source: Any, found: Format, at_least: int, max_pixels: int) -> tuple[Any, bool]:
-    load = getattr(pyvips.Image, found.vips_loader)
+def _gif(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
+    data = _read_all(source)
+    factor = wanted.factor(*gif.canvas_size(data))
+    pixels = _opaque(_from_pillow(gif.picture(data)))
+    return factor, pixels.shrink(factor, factor).copy_memory(), _SRGB
+
+
+def _webp(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
+    data = _read_all(source)
     options: dict[str, Any] = {"access": "sequential", "fail_on": "truncated"}
-    image = load(source, **options)
-    weight = 2 if image.get_typeof("interlaced") else found.weight
-    factor = left = _factor(image.width, image.height, weight, at_least, max_pixels)
-    whole = factor == 1 and max(image.width, image.height) <= LARGEST_THUMBNAIL
-    if found.shrinks_on_load and factor > 1:
-        image, left = load(source, **options, scale=1 / factor), 1
-    if image.hasalpha():
-        # Averaging with white first and shrinking after gives the same as the reverse.
-        white = 65535 if image.format == "ushort" else 255
-        image = image.flatten(background=[white] * (image.bands - 1), max_alpha=white)
-    if left > 1:
-        image = image.shrink(left, left)
-    return image.copy_memory(), whole
+    image = pyvips.Image.webpload_buffer(data, **options)
+    factor = wanted.factor(image.width, image.height)
+    whole_size = (image.width, image.height)
+    if factor > 1:
+        image = pyvips.Image.webpload_buffer(data, **options, scale=1 / factor)
+        if (image.width, image.height) == whole_size:
+            image = image.shrink(factor, factor)
+    return factor, _opaque(image).copy_memory(), _SRGB
+
+
+_PNG_START: Final = b"\x89PNG\r\n\x1a\n"
+_PIXEL_CHUNKS: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_USED_CHUNKS: Final = (b"tRNS", b"iCCP", b"eXIf")
+_COLOUR_CHUNKS: Final = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""Those that say how colours are encoded, and their length."""
+
+
+def _png(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
+    colours = dict[bytes, bytes]()
+    usable = _usable_png(_read_all(source), colours)
+    if usable[12:16] != b"IHDR" or len(usable) < 29:
+        raise NotAnImage("the image has no header")
+    factor = wanted.factor(*struct.unpack_from(">II", usable, 16))
+    try:
+        image = pyvips.Image.pngload_buffer(usable, access="sequential", fail_on="truncated")
+        pixels = _opaque(image).shrink(factor, factor).copy_memory()
+    except pyvips.Error as error:
+        if _OUT_OF_MEMORY in str(error):
+            raise
+        pixels = _png_in_part(usable, factor)
+    return factor, pixels, _png_encoding(colours)
+
+
+def _usable_png(data: bytes, colours: dict[bytes, bytes]) -> bytes:
+    """The file with only the chunks that are used and sound; puts the colours' into `colours`.
+
+    Others are often damaged, longer than a decoder takes, or a million, and no reason to refuse
+    the picture. Raises struct.error for a file without any.
+    """
+    view = memoryview(data)
+    kept = [_PNG_START]
+    seen = set[bytes]()
+    begin = at = len(_PNG_START)
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        keep = name in _PIXEL_CHUNKS
+        if not keep and name not in seen and (name in _USED_CHUNKS or name in _COLOUR_CHUNKS):
+            seen.add(name)
+            checksum = zlib.crc32(view[at + 4 : end - 4])
+            if end <= len(data) and checksum == int.from_bytes(view[end - 4 : end], "big"):
+                keep = name in _USED_CHUNKS
+                if length == _COLOUR_CHUNKS.get(name):
+                    colours[name] = data[at + 8 : end - 4]
+        if not keep:
+            kept.append(view[begin:at])  # type: ignore[arg-type]
+            begin = end
+        at = end
+    kept.append(view[begin:])  # type: ignore[arg-type]
+    return b"".join(kept)
+
+
+def _png_encoding(colours: dict[bytes, bytes]) -> colour.Encoding:
+    """PNG (third edition), 12.1: `cICP` comes first, then a profile, `sRGB`, `gAMA` with `cHRM`."""
+    if found := colours.get(b"cICP"):
+        return colour.Encoding(found[0], found[1])
+    gamma = int.from_bytes(colours.get(b"gAMA", b""), "big") / 100_000
+    if b"sRGB" in colours or not gamma:
+        return _SRGB
+    points = struct.unpack(">8I", colours.get(b"cHRM", bytes(32)))
+    if not any(points):
+        return colour.Encoding(gamma=gamma)
+    return colour.Encoding(gamma=gamma, chromaticities=tuple(value / 100_000 for value in points))
+
+
+def _png_in_part(data: bytes, factor: int) -> Any:
+    """What a damaged file has, opaque and shrunk. Raises NotAnImage if that is nothing."""
+    with PartialPng(io.BytesIO(data)) as image:
+        load(image)
+        if image.mode in ("L", "RGB") and "transparency" not in image.info:
+            pixels = _from_pillow(image.reduce(factor))
+        else:
+            pixels = _opaque(_from_pillow(image.convert("RGBA")))
+            pixels = pixels.shrink(factor, factor).copy_memory()
+    _check_something_shows(pixels)
+    return pixels
+
+
+_DECODERS: Final = {"JPEG": _jpeg, "PNG": _png, "WebP": _webp, "GIF": _gif, "AVIF": _avif}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import shutil
 import time
@@ -12,34 +13,33 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from cas import metrics
-from cas.conf import serving
+from cas.conf import THUMBNAIL_SIZE, serving
 from cas.storage.base import BlobStore, CutShort, Unreachable
 from cas.thumbnails.cache import JPEG_END, ThumbnailCache
-from cas.thumbnails.decode import NotAnImage, decode, fit
+from cas.thumbnails.limits import NotAnImage, Unrenderable
+from cas.thumbnails.process import Rendered, refusal, render
 from cas.thumbnails.single_flight import semaphore, single_flight
 
 log = logging.getLogger(__name__)
 
-RENDERER: Final = 2
+RENDERER: Final = 3
 """Part of cache names and ETags. Raise it whenever the same blob would give other bytes."""
 
-REFUSED_SECONDS: Final = 60
-"""For so long a damaged picture is not decoded again; it may be healed meanwhile."""
+REFUSED_SECONDS: Final = 600
+"""For so long a picture that was refused is not decoded again; it may be healed meanwhile."""
+
+_REFUSED: Final = "{}_refused.jpg"
+"""Name in the cache of why a picture was refused, as JSON; the end is what all files there have."""
 
 UNUSED_SECONDS: Final = 86_400
 _PREPARED: Final[set[Path]] = set()
 
-_BASE_AT_LEAST: Final = 480
-"""Pixels of the longer side that the kept picture has, where the original has as many."""
-
 _QUALITY: Final = 85
-_BASE_QUALITY: Final = 92
 
 _BACKGROUND: Final = ThreadPoolExecutor(2, thread_name_prefix="thumbnail-base")
 """Keeps pictures after the response. Starting a thread for each would delay the response."""
@@ -62,19 +62,6 @@ class Thumbnail:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A thumbnail, and the larger picture it was made of, for other sizes to be made of.
-
-    `base` encodes the larger one; `whole` says that it has all of the original's pixels, so any
-    size can be made of it.
-    """
-
-    thumbnail: bytes
-    base: Callable[[], bytes]
-    whole: bool
-
-
 def thumbnail(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
     """The picture of the object at `key`, fitted into `size` × `size` pixels.
 
@@ -82,7 +69,7 @@ def thumbnail(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
     the thumbnail and the others wait for it. Raises Busy, Unrenderable and the store's errors.
     """
     started = time.perf_counter()
-    picture = _find_or_make(store, key, name, size)
+    picture = _find_or_make(lambda: store.read(key), name, size)
     if picture.source is Source.CACHE:
         metrics.THUMBNAIL_HITS.inc()
     else:
@@ -92,7 +79,15 @@ def thumbnail(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
     return picture
 
 
-def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail:
+def check(name: str, open_source: Callable[[], BinaryIO]) -> None:
+    """Make the first thumbnail of a picture that is about to be stored: it can be shown.
+
+    `name` is its digest. Raises Busy, Unrenderable and what opening and reading it raises.
+    """
+    _find_or_make(open_source, name, THUMBNAIL_SIZE).body.close()
+
+
+def _find_or_make(open_source: Callable[[], BinaryIO], name: str, size: int) -> Thumbnail:
     settings = serving()
     directory = settings.thumbnail_cache_dir / f"renderer-{RENDERER}"
     cache = ThumbnailCache(directory, settings.thumbnail_cache_bytes)
@@ -101,19 +96,20 @@ def _find_or_make(store: BlobStore, key: str, name: str, size: int) -> Thumbnail
         return Thumbnail(*cached, Source.CACHE)
     locks = _prepare(directory)
     deadline = time.monotonic() + settings.thumbnail_wait
-    with contextlib.ExitStack() as lock:
-        lock.enter_context(single_flight(locks, name, deadline))
+    with contextlib.ExitStack() as held:
+        held.enter_context(single_flight(locks, name, deadline))
         # The request that held the lock before has probably made this very thumbnail.
         if cached := cache.open(wanted):
             return Thumbnail(*cached, Source.CACHE)
         if data := _from_base(cache, name, size):
             cache.put(wanted, data)
             return Thumbnail(io.BytesIO(data), len(data), Source.BASE)
-        with semaphore(locks, settings.thumbnail_concurrency, deadline):
-            rendered = _from_store(store, key, cache, name, size)
+        _raise_refused(cache, name)
+        held.enter_context(semaphore(locks, settings.thumbnail_concurrency, deadline))
+        rendered = _render(open_source, cache, name, size)
         cache.put(wanted, rendered.thumbnail)
-        # The lock is released there: a request for another size waits for the kept picture.
-        _BACKGROUND.submit(_keep_base, cache, name, rendered, lock.pop_all())
+        # The locks are released there: a request for another size waits for the kept picture.
+        _BACKGROUND.submit(_keep_base, cache, name, rendered, held.pop_all())
     data = rendered.thumbnail
     return Thumbnail(io.BytesIO(data), len(data), Source.BLOB)
 
@@ -150,43 +146,38 @@ def _from_base(cache: ThumbnailCache, name: str, size: int) -> bytes | None:
     return None
 
 
-def _from_store(
-    store: BlobStore, key: str, cache: ThumbnailCache, name: str, size: int
+def _render(
+    open_source: Callable[[], BinaryIO], cache: ThumbnailCache, name: str, size: int
 ) -> Rendered:
-    refused = f"{name}_refused.jpg"
-    if cache.put_within(refused, REFUSED_SECONDS):
-        raise NotAnImage("the image is damaged or cut short")
     try:
-        with store.read(key) as source:
+        with open_source() as source:
             return render(source, size, serving().thumbnail_max_pixels)
     except CutShort as error:
         # The store's response was cut short, which says nothing about the picture.
-        raise Unreachable(str(error), key=key) from error
-    except NotAnImage:
+        raise Unreachable(str(error), key=error.key) from error
+    except Unrenderable as error:
         # Every waiting request would otherwise decode it again, with the same result.
-        cache.put(refused, JPEG_END)
+        told = json.dumps([error.code, str(error)]).encode()
+        cache.put(_REFUSED.format(name), told + JPEG_END)
         raise
 
 
+def _raise_refused(cache: ThumbnailCache, name: str) -> None:
+    """Refuse again what was refused a moment ago."""
+    kept = _REFUSED.format(name)
+    if cache.put_within(kept, REFUSED_SECONDS) and (told := cache.read(kept)):
+        raise refusal(*json.loads(told.removesuffix(JPEG_END)))
+
+
 def _keep_base(
-    cache: ThumbnailCache, name: str, rendered: Rendered, lock: contextlib.ExitStack
+    cache: ThumbnailCache, name: str, rendered: Rendered, held: contextlib.ExitStack
 ) -> None:
-    """Keep the larger picture for other sizes; releases the lock. Runs in the background."""
-    with lock:
+    """Keep the larger picture for other sizes; releases the locks. Runs in the background."""
+    with held:
         try:
             cache.put(f"{name}_{'whole' if rendered.whole else 'base'}.jpg", rendered.base())
         except Exception:
             log.exception("no picture of %s was kept", name)
-
-
-def render(source: BinaryIO, size: int, max_pixels: int) -> Rendered:
-    """A JPEG fitted into `size` × `size` pixels, never enlarged.
-
-    Raises NotAnImage, TooManyPixels, and whatever StoreError reading `source` raises.
-    """
-    picture, whole = decode(source, max(size, _BASE_AT_LEAST), max_pixels)
-    thumbnail = _encode(fit(picture, size), _QUALITY)
-    return Rendered(thumbnail, lambda: _encode(picture, _BASE_QUALITY), whole)
 
 
 def render_from_base(base: bytes, size: int, *, whole: bool) -> bytes | None:
@@ -199,17 +190,9 @@ def render_from_base(base: bytes, size: int, *, whole: bool) -> bytes | None:
         with JpegImageFile(io.BytesIO(base)) as picture:
             if not whole and max(picture.size) < size:
                 return None
+            sampling = get_sampling(picture)
             picture.thumbnail((size, size))
-            picture.save(sink, "JPEG", quality=_QUALITY)
+            picture.save(sink, "JPEG", quality=_QUALITY, subsampling=sampling)
     except (OSError, SyntaxError) as error:
         raise NotAnImage("the kept picture is damaged") from error
-    return sink.getvalue()
-
-
-def _encode(picture: Any, quality: int) -> bytes:
-    """A JPEG of a libvips image, by Pillow, whose encoder is the faster one."""
-    size = (picture.width, picture.height)
-    image = Image.frombuffer("RGB", size, picture.write_to_memory(), "raw", "RGB", 0, 1)
-    sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=quality)
     return sink.getvalue()
