@@ -342,7 +342,7 @@ def _check_picture(staged: Staged) -> None:
         with file_errors(staged.digest.key):
             check(staged.digest.hex, lambda: staged.path.open("rb", buffering=0))
     except TooManyPixels as error:
-        raise ImageTooLarge(f"the image has too many pixels: {error}") from error
+        raise ImageTooLarge(f"the image has {error}") from error
     except TooExpensive as error:
         raise ImageTooExpensive(f"the image cannot be shown: {error}") from error
     except Unrenderable as error:

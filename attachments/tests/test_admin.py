@@ -126,7 +126,7 @@ class TestUploads:
         [
             (b"", "The file is empty."),
             (b"<svg onload=alert(1)>", "Only JPEG, PNG, WebP, GIF and AVIF images and PDFs"),
-            (picture(size=(200, 100)), "20000 pixels"),
+            (picture(size=(200, 100)), "too many pixels: 200 × 100; 10000 are accepted"),
             (PDF + b" " * 2000, "The file is larger than 1,000 bytes"),
         ],
     )
@@ -138,7 +138,7 @@ class TestUploads:
         refused = {"file": named(data, "<b>odd.png"), "title": "Front"}
         response = admin_client.post(page, form(refused, description="Changed"))
         assert response.status_code == 200
-        assert message.replace("20000", "200 x 100") in text(response)
+        assert message in text(response)
         assert "<b>odd" not in response.content.decode()
         part.refresh_from_db()
         assert (part.description, part.attachments.count()) == ("Voltage regulator", 0)

@@ -62,8 +62,8 @@ def test_each_limit_is_enforced(
 def test_the_limit_of_pixels_is_enforced(disk_store: BlobStore, url: str, settings: Any) -> None:
     settings.CAS_THUMBNAIL_MAX_PIXELS = 40 * 30
     assert send(url, IMAGE).status_code == 201
-    settings.CAS_THUMBNAIL_MAX_PIXELS = 40 * 30 - 1
-    response = send(url, IMAGE)
+    settings.CAS_THUMBNAIL_MAX_PIXELS = 41 * 30 - 1
+    response = send(url, picture(size=(41, 30)))
     assert (response.status_code, response.json()["error"]["code"]) == (422, "too_many_pixels")
     assert Attachment.objects.count() == 1
 

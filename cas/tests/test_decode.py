@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any, BinaryIO
 
 import pytest
 from PIL import Image, ImageCms
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from cas.storage.base import Unreachable
-from cas.tests.pictures import encode, gradient, jpeg, png
+from cas.tests.pictures import encode, gif, gif_frame, gradient, jpeg, plain, png, raw_png
 from cas.thumbnails.limits import NotAnImage, TooManyPixels
 from cas.thumbnails.process import Rendered, render
 from cas.thumbnails.render import render_from_base
@@ -174,22 +175,6 @@ def test_the_first_frame_of_an_animation() -> None:
         assert near(thumb(data), (75, 50), (255, 0, 0))
 
 
-def raw_png(width: int, height: int, *, bit_depth: int, colour_type: int, data: bytes) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"IDAT", zlib.compress(data)),
-            chunk(b"IEND", b""),
-        ]
-    )
-
-
 def test_too_many_pixels_are_refused_before_decoding() -> None:
     with pytest.raises(TooManyPixels):
         thumb(raw_png(60_000, 60_000, bit_depth=8, colour_type=2, data=b"\0" * 10_000))
@@ -223,6 +208,107 @@ def test_a_picture_without_extent_is_refused(field: int) -> None:
 @pytest.mark.parametrize("exif", [b"Exif\0\0broken", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b""])
 def test_damaged_metadata_does_not_hide_the_picture(exif: bytes) -> None:
     assert thumb(jpeg(300, 200, exif=exif)).size == (150, 100)
+
+
+def test_a_nearly_empty_first_frame_is_not_all_there_is() -> None:
+    first = gif_frame((0, 0), plain(1, 1, (0, 0, 0)))
+    second = gif_frame((0, 0), plain(120, 90, (250, 10, 10)))
+    picture = thumb(gif(120, 90, first, second))
+    assert near(picture, (60, 45), (250, 10, 10))
+
+
+def test_a_drawing_that_grows_is_shown_once_half_is_there() -> None:
+    steps = [gif_frame((20 * i, 0), plain(20, 90, (10, 10, 250))) for i in range(6)]
+    picture = thumb(gif(120, 90, *steps))
+    assert near(picture, (50, 45), (10, 10, 250))
+    assert near(picture, (110, 45), (255, 255, 255))
+
+
+def test_frames_are_disposed_of_as_they_say() -> None:
+    hidden = gif_frame((0, 0), plain(50, 90, (250, 10, 10)), disposal=2)
+    shown = gif_frame((50, 0), plain(70, 90, (10, 10, 250)))
+    # The first frame covers less than half; after it has gone, the second covers more.
+    picture = thumb(gif(120, 90, hidden, shown))
+    assert near(picture, (20, 45), (250, 10, 10)) or near(picture, (20, 45), (255, 255, 255))
+    restored = gif_frame((0, 0), plain(10, 90, (250, 10, 10)), disposal=3)
+    picture = thumb(gif(120, 90, restored, shown))
+    assert near(picture, (4, 45), (255, 255, 255))
+    assert near(picture, (100, 45), (10, 10, 250))
+
+
+def test_an_entirely_transparent_gif_is_white() -> None:
+    frame = gif_frame((0, 0), plain(60, 40, (250, 10, 10)), transparent=0)
+    assert near(thumb(gif(60, 40, frame)), (30, 20), (255, 255, 255), by=1)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "GIF"])
+@pytest.mark.parametrize("size", [150, 64])
+def test_the_colours_of_drawings_stay_sharp(file_format: str, size: int) -> None:
+    """4:4:4, also when made from the kept picture; a photo's are halved, as usual."""
+    rendered, base = made(encode(gradient(200, 100), file_format), size)
+    smaller = render_from_base(base, 50, whole=rendered.whole)
+    for data in (rendered.thumbnail, base, smaller):
+        assert data
+        assert get_sampling(JpegImageFile(io.BytesIO(data))) == 0
+    assert get_sampling(JpegImageFile(io.BytesIO(made(jpeg(200, 100))[0].thumbnail))) == 2
+
+
+def test_a_thin_red_line_stays_red() -> None:
+    image = Image.new("RGB", (16, 16), (0, 0, 255))
+    image.paste((255, 0, 0), (7, 0, 8, 16))
+    assert near(thumb(encode(image, "PNG")), (7, 8), (255, 0, 0), by=40)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.97])
+def test_what_there_is_of_a_file_that_was_cut_is_shown(file_format: str, keep: float) -> None:
+    options = {"interlace": 0} if file_format == "GIF" else {}
+    data = encode(gradient(1600, 1200).effect_spread(20), file_format, **options)
+    whole, part = thumb(data), thumb(data[: int(len(data) * keep)])
+    assert abs(part.height - whole.height) <= 1
+    assert near(part, (75, 2), whole.getpixel((75, 2)))  # type: ignore[arg-type]
+    if keep < 0.9:
+        assert near(part, (75, 110), (255, 255, 255))
+
+
+def test_a_progressive_picture_may_be_cut_anywhere_after_its_first_scan() -> None:
+    data = encode(gradient(400, 300).effect_spread(5), "JPEG", quality=90, progressive=True)
+    first = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    for at in {*range(first, len(data), len(data) // 40), *range(first, first + 40)}:
+        assert near(thumb(data[:at]), (140, 105), (238, 238, 40), by=30), at
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
+def test_a_file_cut_before_its_first_row_is_refused(file_format: str) -> None:
+    data = encode(gradient(1600, 1200).effect_spread(20), file_format)
+    starts = {"JPEG": b"\xff\xda", "PNG": b"IDAT", "GIF": b",\0\0\0\0", "AVIF": b"mdat"}
+    at = data.index(starts.get(file_format, b"VP8 ")) + 14
+    with pytest.raises(NotAnImage):
+        thumb(data[:at])
+
+
+def groups(data: bytes) -> bytes:
+    """An AVIF with a group of a kind that libavif does not know."""
+    group = struct.pack(">I4sIIII", 32, b"pymd", 0, 1, 1, 1) + bytes(8)
+    box = struct.pack(">I4s", 8 + len(group), b"grpl") + group
+    at = data.index(b"meta") - 4
+    size = struct.unpack_from(">I", data, at)[0]
+    offset = data.index(b"iloc") + 4
+    grown = bytearray(data[: at + size] + box + data[at + size :])
+    struct.pack_into(">I", grown, at, size + len(box))
+    # The only extent moves by as much: version 0, lengths of four bytes, one item.
+    assert grown[offset : offset + 8] == bytes([0, 0, 0, 0, 0x44, 0, 0, 1])
+    place = offset + 8 + 6
+    (start,) = struct.unpack_from(">I", grown, place)
+    struct.pack_into(">I", grown, place, start + len(box))
+    return bytes(grown)
+
+
+def test_groups_of_alternatives_do_not_hide_an_avif() -> None:
+    data = encode(gradient(120, 90), "AVIF", quality=90)
+    with pytest.raises(SyntaxError):
+        AvifImageFile(io.BytesIO(groups(data)))
+    assert thumb(groups(data)).size == (120, 90)
 
 
 @pytest.mark.parametrize(

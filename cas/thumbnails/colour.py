@@ -81,6 +81,8 @@ def to_srgb(image: Any, encoding: Encoding) -> Any:
     source = encoding.chromaticities or _PRIMARIES.get(encoding.primaries, _PRIMARIES[BT709])
     linear = image.maplut(_lut(_decoder(encoding), 256 if image.format == "uchar" else 65_536))
     linear = linear.recomb(_between(source, working))
+    if encoding.transfer == HLG and hdr:
+        linear = _as_displayed(linear)
     if hdr:
         peak = encoding.peak_nits or _DEFAULT_PEAK_NITS
         linear = _tone_mapped(linear, max(peak, _WHITE_NITS) / _WHITE_NITS)
@@ -112,9 +114,8 @@ def _pq(x: float) -> float:
 
 
 def _hlg(x: float) -> float:
-    """ITU-R BT.2100, shown on a display of 1,000 nits (gamma 1.2), relative to diffuse white."""
-    scene = x * x / 3 if x <= 0.5 else (math.exp((x - 0.55991073) / 0.17883277) + 0.28466892) / 12
-    return float(_DEFAULT_PEAK_NITS / _WHITE_NITS * scene**1.2)
+    """ITU-R BT.2100: light of the scene, of which 1.0 is the brightest."""
+    return x * x / 3 if x <= 0.5 else (math.exp((x - 0.55991073) / 0.17883277) + 0.28466892) / 12
 
 
 def _smpte240(x: float) -> float:
@@ -137,6 +138,13 @@ def _decoder(encoding: Encoding) -> Callable[[float], float]:
     if encoding.gamma > 0.0:
         return lambda x: float(x ** (1 / encoding.gamma))
     return _TO_LINEAR.get(encoding.transfer, _srgb_inverse)
+
+
+def _as_displayed(scene: Any) -> Any:
+    """HLG's light as a display of 1,000 nits shows it, whose gamma of 1.2 is on the luminance."""
+    luminance = scene.recomb([[0.2627, 0.6780, 0.0593]])
+    gains = _lut(lambda y: _DEFAULT_PEAK_NITS / _WHITE_NITS * float(y**0.2), _STEPS)
+    return scene * (luminance * (_STEPS - 1) + 0.5).cast("ushort").maplut(gains)
 
 
 def _tone_mapped(linear: Any, peak: float) -> Any:

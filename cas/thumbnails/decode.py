@@ -38,6 +38,7 @@ _INTERPRETATIONS: Final = {"L": "b-w", "RGB": "srgb", "RGBA": "srgb", "CMYK": "c
 _ORIENTATION: Final = "orientation"
 """libvips' name of the field that says how EXIF counts a position, from 1 (upright) to 8."""
 
+_NOTHING_SHOWS: Final = "the file ends before its first row"
 _OUT_OF_MEMORY: Final = "out of memory"
 
 # libvips keeps results for reuse; every picture here is new, so that would only cost memory.
@@ -78,10 +79,10 @@ class _Wanted:
 
         Raises TooManyPixels.
         """
-        if width * height > self.max_pixels:
-            raise TooManyPixels(f"{width} × {height} pixels; {self.max_pixels} are accepted")
-        if max(width, height) > LONGEST_SIDE:
-            raise TooManyPixels(f"{max(width, height)} pixels on a side")
+        for count, most in ((width * height, self.max_pixels), (max(width, height), LONGEST_SIDE)):
+            if count > most:
+                said = f"too many pixels: {width} × {height}; {most} are accepted"
+                raise TooManyPixels(said if most != LONGEST_SIDE else f"{said} on a side")
         return max(1, min(max(width, height) // self.at_least, width, height))
 
 
@@ -197,23 +198,36 @@ def _jpeg(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
         if image.mode not in _INTERPRETATIONS:
             raise NotAnImage(f"JPEG with pixels of mode {image.mode}")
         pixels = _from_pillow(image)
-        if not whole:
-            _check_something_shows(pixels)
+        if not whole and _is_blank(pixels):
+            return _earlier_scans(source, wanted)
     if (left := factor * pixels.width // width) > 1:
         pixels = pixels.shrink(left, left).copy_memory()
     return factor, pixels, _SRGB
 
 
+def _earlier_scans(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
+    """A progressive picture without its last scan, the tables of which are cut short."""
+    source.seek(0)
+    data = _read_all(source)
+    last = max(data.rfind(marker) for marker in (b"\xff\xc4", b"\xff\xda"))
+    if b"\xff\xda" not in data[:last]:
+        raise NotAnImage(_NOTHING_SHOWS)
+    return _jpeg(io.BytesIO(data[:last]), wanted)
+
+
 def _check_coefficients(image: PartialJpeg, pixels: int) -> None:
     """Those of a progressive picture are all kept, of which libjpeg does not complain clearly."""
     areas = [across * down for _, across, down, _ in image.layer]
-    if image.info.get("progressive") and 2 * pixels * sum(areas) // max(areas) > MEMORY * 3 // 4:
+    if (
+        image.info.get("progressive")
+        and 2 * pixels * sum(areas) // (max(areas) or 1) > MEMORY * 3 // 4
+    ):
         raise TooExpensive(f"progressive, it takes more than {MEMORY >> 20} MiB of memory")
 
 
-def _check_something_shows(pixels: Any) -> None:
-    if pixels.interpretation != "cmyk" and pixels.min() == 255:
-        raise NotAnImage("the file ends before its first row")
+def _is_blank(pixels: Any) -> bool:
+    """Whether every pixel is white, as those are that were never decoded."""
+    return bool(pixels.interpretation != "cmyk" and pixels.min() == 255)
 
 
 def _from_pillow(image: Image.Image) -> Any:
@@ -347,7 +361,8 @@ def _png_in_part(data: bytes, factor: int) -> Any:
         else:
             pixels = _opaque(_from_pillow(image.convert("RGBA")))
             pixels = pixels.shrink(factor, factor).copy_memory()
-    _check_something_shows(pixels)
+    if _is_blank(pixels):
+        raise NotAnImage(_NOTHING_SHOWS)
     return pixels
 
 

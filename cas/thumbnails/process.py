@@ -107,7 +107,11 @@ class DecoderProcess:
         self._used = time.monotonic()
         if "errno" in answer:
             raise store_error(OSError(answer["errno"], os.strerror(answer["errno"])))
-        raise refusal(answer["code"], answer["message"])
+        refused = refusal(answer["code"], answer["message"])
+        if isinstance(refused, TooExpensive):
+            # What it has allocated by then cannot be relied upon to be free again.
+            self.end()
+        raise refused
 
     def base(self) -> bytes:
         """The larger picture. Raises TooExpensive and Busy."""

@@ -1,13 +1,14 @@
 """The process that decodes pictures, one after the other: `python -m cas.thumbnails.worker`.
 
 `cas.thumbnails.process` starts it, with one end of a socket as its standard input, and describes
-what they say to each other. It has no settings, no secrets and no Django, and can write no file;
-the kernel ends it when a picture takes more processor time than it may.
+what they say to each other. It has no settings, no secrets and no Django; the kernel ends it when a
+picture takes more processor time than it may, and gives it no more memory than that.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import socket
 import sys
 import traceback
 from multiprocessing.connection import Connection
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -33,21 +34,21 @@ _BASE_QUALITY: Final = 92
 def main() -> None:
     """Serve until the other end is closed or has nothing to decode for a while."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY - _LIBRARIES, MEMORY - _LIBRARIES))
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    gc.freeze()
     channel, connection = socket.socket(fileno=os.dup(0)), Connection(os.dup(0))
     while connection.poll(IDLE_SECONDS):
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if not descriptors:
             return
-        with os.fdopen(descriptors[0], "rb") as source:
-            request = json.loads(connection.recv_bytes())
-            _allow_time()
-            _answer(connection, source, request)
+        request = json.loads(connection.recv_bytes())
+        _allow_time()
+        _answer(connection, descriptors[0], request)
+        # What the picture took is given back, and not kept for the next one.
+        gc.collect()
         if trim:
-            # What the picture took is given back, and not kept for the next one.
             trim(0)
 
 
@@ -58,10 +59,11 @@ def _allow_time() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def _answer(connection: Connection, source: BinaryIO, request: dict[str, int]) -> None:
+def _answer(connection: Connection, descriptor: int, request: dict[str, int]) -> None:
     size = request.pop("size")
     try:
-        picture = decode(source, **request)
+        with os.fdopen(descriptor, "rb") as source:
+            picture = decode(source, **request)
         thumbnail = _encode(picture, size, _QUALITY)
     except Unrenderable as error:
         _refuse(connection, error)
