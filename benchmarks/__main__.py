@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-GROUPS = ("serving", "thumbnails", "memory", "migration", "scale")
+GROUPS = ("serving", "thumbnails", "decoding", "memory", "migration", "scale")
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 import contextlib
+import io
 import os
+import time
 import unicodedata
 
 import pytest
@@ -13,6 +15,8 @@ from attachments.models import Attachment
 from attachments.tests.factories import PDF, named, picture
 from cas.digest import Digest
 from cas.storage import attachment_store
+from cas.thumbnails.render import RENDERER, Source, thumbnail
+from cas.thumbnails.single_flight import semaphore
 
 
 @pytest.fixture
@@ -102,12 +106,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(received, settings):
         uploads.stage(received(picture(size=(100, 100))))
 
 
-def test_pillows_own_bomb_error_is_a_refusal_too(received, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(uploads.ImageTooLarge):
-        uploads.stage(received(picture(size=(100, 100))))
-
-
 def test_closing_the_request_removes_what_was_staged(disk_store):
     request = RequestFactory().post("/", {"file": named(picture())})
     request.FILES  # noqa: B018
@@ -172,3 +170,51 @@ def test_any_name_becomes_a_safe_one(name):
     assert not set(safe) & set("/\\<>:|?*")
     assert not any(unicodedata.category(char)[0] == "C" for char in set(safe) - set("\u200c\u200d"))
     assert uploads.safe_name(safe, "image/png") == safe
+
+
+@pytest.fixture
+def no_cache(settings, tmp_path):
+    settings.CAS_THUMBNAIL_CACHE_DIR = tmp_path / "thumbnails"
+
+
+def test_what_is_accepted_has_its_thumbnail_already(received, disk_store, no_cache, monkeypatch):
+    upload = uploads.stage(received(picture(size=(400, 300))))
+    disk_store.create(upload.staged)
+    monkeypatch.setattr("cas.thumbnails.render.render", None)
+    made = thumbnail(disk_store, upload.staged.digest.key, upload.staged.digest.hex, 150)
+    with made.body:
+        assert made.source is Source.CACHE
+
+
+def test_an_image_of_which_nothing_can_be_shown_is_refused(received, no_cache):
+    data = picture(codec="JPEG", size=(400, 300))
+    with pytest.raises(uploads.UnsupportedType, match="before its first row"):
+        uploads.stage(received(data[: data.index(b"\xff\xda") + 14]))
+
+
+def test_an_image_that_is_cut_short_is_accepted(received, no_cache):
+    file = io.BytesIO()
+    Image.effect_noise((400, 300), 60).save(file, "JPEG")
+    assert uploads.stage(received(file.getvalue()[: file.tell() // 2])).content_type == "image/jpeg"
+
+
+def test_an_expensive_image_is_refused_with_its_reason(received, no_cache):
+    junk = b"\xff\xe1\0\x16Exif\0\0" + bytes(14)
+    data = picture(codec="JPEG", size=(40, 30))
+    bomb = data[:2] + junk * 180_000 + data[2:]
+    for _ in range(2):
+        # The second time it is known by its digest.
+        with pytest.raises(uploads.ImageTooExpensive, match="5 seconds of processor time"):
+            uploads.stage(received(bomb))
+
+
+def test_an_upload_waits_its_turn_and_is_told_to_come_again(
+    received, no_cache, settings, monkeypatch
+):
+    settings.CAS_THUMBNAIL_WAIT = 1
+    settings.CAS_THUMBNAIL_CONCURRENCY = 1
+    locks = settings.CAS_THUMBNAIL_CACHE_DIR / f"renderer-{RENDERER}" / "locks"
+    locks.mkdir(parents=True)
+    with semaphore(locks, 1, time.monotonic() + 1), pytest.raises(uploads.TooBusy) as refused:
+        uploads.stage(received(picture(size=(400, 300))))
+    assert refused.value.status == 503

@@ -21,7 +21,7 @@ from cas import metrics
 from cas.conf import THUMBNAIL_SIZE, serving
 from cas.storage.base import BlobStore, CutShort, Unreachable
 from cas.thumbnails.cache import JPEG_END, ThumbnailCache
-from cas.thumbnails.limits import NotAnImage, Unrenderable
+from cas.thumbnails.limits import NotAnImage, TooManyPixels, Unrenderable
 from cas.thumbnails.process import Rendered, refusal, render
 from cas.thumbnails.single_flight import semaphore, single_flight
 
@@ -155,6 +155,9 @@ def _render(
     except CutShort as error:
         # The store's response was cut short, which says nothing about the picture.
         raise Unreachable(str(error), key=error.key) from error
+    except TooManyPixels:
+        # Found out at once, and the limit may be raised.
+        raise
     except Unrenderable as error:
         # Every waiting request would otherwise decode it again, with the same result.
         told = json.dumps([error.code, str(error)]).encode()
