@@ -33,9 +33,9 @@ from cas.digest import Hasher
 from cas.storage import attachment_store
 from cas.storage.base import Staged, StoreError, file_errors, store_error
 from cas.storage.staging import remove_unused_staging
+from cas.thumbnails.cache import Busy
 from cas.thumbnails.limits import TooExpensive, TooManyPixels, Unrenderable
 from cas.thumbnails.render import check
-from cas.thumbnails.single_flight import Busy
 
 logger = logging.getLogger(__name__)
 

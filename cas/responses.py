@@ -22,8 +22,8 @@ from cas.digest import MalformedDigest
 from cas.metrics import REQUESTS, RESPONSE_SECONDS
 from cas.signed_urls import BadQuery, BadSignature
 from cas.storage.base import Absent, ByteRange, Corrupt, Denied, StoreError, Unreachable
+from cas.thumbnails.cache import Busy
 from cas.thumbnails.limits import Unrenderable
-from cas.thumbnails.single_flight import Busy
 
 log = logging.getLogger(__name__)
 

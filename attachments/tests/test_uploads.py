@@ -15,8 +15,8 @@ from attachments.models import Attachment
 from attachments.tests.factories import PDF, named, picture
 from cas.digest import Digest
 from cas.storage import attachment_store
+from cas.thumbnails.cache import semaphore
 from cas.thumbnails.render import RENDERER, Source, thumbnail
-from cas.thumbnails.single_flight import semaphore
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from PIL import Image
 from cas.storage.base import StoreError
 from cas.tests.pictures import chunk, encode, gradient, jpeg, png, raw_png, with_chunks
 from cas.thumbnails import process
+from cas.thumbnails.cache import Busy
 from cas.thumbnails.limits import (
     CPU_SECONDS,
     MEMORY,
@@ -25,7 +26,6 @@ from cas.thumbnails.limits import (
     Unrenderable,
 )
 from cas.thumbnails.process import DecoderProcess, render
-from cas.thumbnails.single_flight import Busy
 
 MOST = 250_000_000
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "AVIF"]

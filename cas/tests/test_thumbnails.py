@@ -23,9 +23,9 @@ from cas.storage.base import BlobStore
 from cas.storage.disk import DiskBlobStorage
 from cas.tests.conftest import ReadingClient, put
 from cas.tests.pictures import jpeg
+from cas.thumbnails.cache import semaphore, single_flight
 from cas.thumbnails.limits import NotAnImage
 from cas.thumbnails.render import RENDERER, Source, Thumbnail, thumbnail
-from cas.thumbnails.single_flight import semaphore, single_flight
 from tests.s3 import S3Server
 
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from cas.thumbnails.colour import Encoding
+from cas.thumbnails.colour import Encoding, by_code_points
 
 _CONTAINERS: Final = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 """Boxes that hold others, and the bytes before these."""
@@ -30,8 +30,8 @@ def without_groups(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def encoding(data: bytes) -> Encoding:
-    """The colour encoding of the primary picture; sRGB where the file does not say."""
+def encoding(data: bytes) -> Encoding | None:
+    """The colour encoding of the primary picture, unless that is sRGB."""
     found = dict[bytes, bytes]()
     properties: list[tuple[bytes, int, int]] = []
     primary, associations = _primary(data)
@@ -51,7 +51,7 @@ def encoding(data: bytes) -> Encoding:
         peak = float(struct.unpack_from(">H", light)[0]) or None
     if peak is None and len(display := found.get(b"mdcv", b"")) >= 20:
         peak = struct.unpack_from(">I", display, 16)[0] / 10_000 or None
-    return Encoding(primaries, transfer, peak)
+    return by_code_points(primaries, transfer, peak)
 
 
 def _primary(data: bytes) -> tuple[int, dict[int, list[int]]]:

@@ -64,11 +64,15 @@ class Encoding:
     gamma: float = 0.0
     chromaticities: Chromaticities | None = None
 
-    @property
-    def is_srgb(self) -> bool:
-        return self.gamma == 0.0 and self.chromaticities is None and (
-            self.primaries not in _PRIMARIES or self.primaries == BT709
-        ) and self.transfer not in _TO_LINEAR  # fmt: skip
+
+def by_code_points(
+    primaries: int, transfer: int, peak_nits: float | None = None
+) -> Encoding | None:
+    """The encoding with these numbers; None if that is sRGB, or one that browsers take for it."""
+    known = primaries in _PRIMARIES and primaries != BT709
+    if not known and transfer not in _TO_LINEAR:
+        return None
+    return Encoding(primaries, transfer, peak_nits)
 
 
 def to_srgb(image: Any, encoding: Encoding) -> Any:

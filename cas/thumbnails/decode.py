@@ -1,6 +1,10 @@
-"""Decoding an untrusted picture to upright sRGB pixels, shrunk while they are read.
+"""The process that decodes untrusted pictures: `python -m cas.thumbnails.decode`.
 
-Only the decoder processes import this (`cas.thumbnails.worker`). The format follows from the bytes
+`cas.thumbnails.process` starts it, with one end of a socket as its standard input, and describes
+what they say to each other. It has no settings, no secrets and no Django; the kernel ends it when a
+picture takes more processor time than it may, and gives it no more memory than that.
+
+A picture becomes upright sRGB pixels, shrunk while they are read. The format follows from the bytes
 (`cas.content_types`). libvips decodes PNG and WebP, Pillow the rest: its libjpeg-turbo takes an
 eighth less time than the mozjpeg in libvips, and its libavif is what browsers build upon. What a
 browser would show is what counts (docs/reference/thumbnails.md).
@@ -8,12 +12,21 @@ browser would show is what counts (docs/reference/thumbnails.md).
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
+import json
 import logging
+import os
+import resource
+import socket
 import struct
+import sys
+import traceback
 import warnings
 import zlib
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, BinaryIO, Final
 
 import pyvips
@@ -22,7 +35,16 @@ from PIL.AvifImagePlugin import AvifImageFile
 
 from cas.content_types import HEAD, sniff
 from cas.thumbnails import avif, colour, gif
-from cas.thumbnails.limits import LONGEST_SIDE, MEMORY, NotAnImage, TooExpensive, TooManyPixels
+from cas.thumbnails.limits import (
+    CPU_SECONDS,
+    IDLE_SECONDS,
+    LONGEST_SIDE,
+    MEMORY,
+    NotAnImage,
+    TooExpensive,
+    TooManyPixels,
+    Unrenderable,
+)
 from cas.thumbnails.partial import DAMAGED, PartialJpeg, PartialPng, load
 
 THREADS: Final = 4
@@ -30,6 +52,12 @@ THREADS: Final = 4
 
 LARGEST_SOURCE: Final = 256 * 1024 * 1024
 """Bytes of a file that is read into memory."""
+
+_LIBRARIES: Final = 64 * 1024 * 1024
+"""Resident bytes that `RLIMIT_DATA` does not count."""
+
+_QUALITY: Final = 85
+_BASE_QUALITY: Final = 92
 
 _BLOCK: Final = 256 * 1024
 """Bytes Pillow reads at a time."""
@@ -134,14 +162,14 @@ def _read_all(source: BinaryIO) -> bytes:
     return data
 
 
-def _upright_srgb(pixels: Any, encoding: colour.Encoding) -> Any:
+def _upright_srgb(pixels: Any, encoding: colour.Encoding | None) -> Any:
     picture = _in_srgb(pixels, encoding)
     if picture.get_typeof(_ORIENTATION) and picture.get(_ORIENTATION) > 1:
         picture = picture.autorot()
     return picture.copy_memory()
 
 
-def _in_srgb(image: Any, encoding: colour.Encoding) -> Any:
+def _in_srgb(image: Any, encoding: colour.Encoding | None) -> Any:
     """Eight-bit sRGB, by the embedded profile if it is a usable one."""
     if image.get_typeof("icc-profile-data") or image.interpretation == "cmyk":
         try:
@@ -152,7 +180,7 @@ def _in_srgb(image: Any, encoding: colour.Encoding) -> Any:
             # Broken profiles are common and the picture is worth more than its exact colours.
             image = image.copy()
             image.remove("icc-profile-data")
-    if not encoding.is_srgb:
+    if encoding:
         # Its numbers are not sRGB, whatever the decoder calls them.
         if image.bands == 1:
             image = image.bandjoin([image, image])
@@ -179,10 +207,8 @@ def _opaque(image: Any) -> Any:
     return image.flatten(background=[white] * (image.bands - 1), max_alpha=white)
 
 
-_Shrunk = tuple[int, Any, colour.Encoding]
-"""By what it was shrunk, an opaque image in memory, and its encoding if it has no profile."""
-
-_SRGB: Final = colour.Encoding()
+_Shrunk = tuple[int, Any, colour.Encoding | None]
+"""By what it was shrunk, an opaque image in memory, and its encoding if that is not sRGB."""
 
 
 def _jpeg(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
@@ -202,7 +228,7 @@ def _jpeg(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
             return _earlier_scans(source, wanted)
     if (left := factor * pixels.width // width) > 1:
         pixels = pixels.shrink(left, left).copy_memory()
-    return factor, pixels, _SRGB
+    return factor, pixels, None
 
 
 def _earlier_scans(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
@@ -258,7 +284,7 @@ def _avif(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
         raise NotAnImage("the image is damaged, or of a kind of AVIF that is not shown") from error
     with image:
         factor = wanted.factor(*image.size)
-        encoding = _SRGB if image.info.get("icc_profile") else avif.encoding(data)
+        encoding = None if image.info.get("icc_profile") else avif.encoding(data)
         image.load()
         pixels = _from_pillow(image if image.mode in _INTERPRETATIONS else image.convert("RGBA"))
     pixels = _opaque(pixels)
@@ -271,7 +297,7 @@ def _gif(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
     data = _read_all(source)
     factor = wanted.factor(*gif.canvas_size(data))
     pixels = _opaque(_from_pillow(gif.picture(data)))
-    return factor, pixels.shrink(factor, factor).copy_memory(), _SRGB
+    return factor, pixels.shrink(factor, factor).copy_memory(), None
 
 
 def _webp(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
@@ -284,7 +310,7 @@ def _webp(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
         image = pyvips.Image.webpload_buffer(data, **options, scale=1 / factor)
         if (image.width, image.height) == whole_size:
             image = image.shrink(factor, factor)
-    return factor, _opaque(image).copy_memory(), _SRGB
+    return factor, _opaque(image).copy_memory(), None
 
 
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
@@ -339,13 +365,13 @@ def _usable_png(data: bytes, colours: dict[bytes, bytes]) -> bytes:
     return b"".join(kept)
 
 
-def _png_encoding(colours: dict[bytes, bytes]) -> colour.Encoding:
+def _png_encoding(colours: dict[bytes, bytes]) -> colour.Encoding | None:
     """PNG (third edition), 12.1: `cICP` comes first, then a profile, `sRGB`, `gAMA` with `cHRM`."""
     if found := colours.get(b"cICP"):
-        return colour.Encoding(found[0], found[1])
+        return colour.by_code_points(found[0], found[1])
     gamma = int.from_bytes(colours.get(b"gAMA", b""), "big") / 100_000
     if b"sRGB" in colours or not gamma:
-        return _SRGB
+        return None
     points = struct.unpack(">8I", colours.get(b"cHRM", bytes(32)))
     if not any(points):
         return colour.Encoding(gamma=gamma)
@@ -367,3 +393,71 @@ def _png_in_part(data: bytes, factor: int) -> Any:
 
 
 _DECODERS: Final = {"JPEG": _jpeg, "PNG": _png, "WebP": _webp, "GIF": _gif, "AVIF": _avif}
+
+
+def main() -> None:
+    """Serve until the other end is closed or has nothing to decode for a while."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY - _LIBRARIES, MEMORY - _LIBRARIES))
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    gc.freeze()
+    channel, connection = socket.socket(fileno=os.dup(0)), Connection(os.dup(0))
+    while connection.poll(IDLE_SECONDS):
+        _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        if not descriptors:
+            return
+        request = json.loads(connection.recv_bytes())
+        _allow_time()
+        _answer(connection, descriptors[0], request)
+        # What the picture took is given back, and not kept for the next one.
+        gc.collect()
+        if trim:
+            trim(0)
+
+
+def _allow_time() -> None:
+    """From now on. The limit is on whole seconds since the process was started."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _answer(connection: Connection, descriptor: int, request: dict[str, int]) -> None:
+    size = request.pop("size")
+    try:
+        with os.fdopen(descriptor, "rb") as source:
+            picture = decode(source, **request)
+        thumbnail = _encode(picture, size, _QUALITY)
+    except Unrenderable as error:
+        _refuse(connection, error)
+    except MemoryError:
+        _refuse(connection, TooExpensive(f"it takes more than {MEMORY >> 20} MiB of memory"))
+    except OSError as error:
+        connection.send_bytes(json.dumps({"errno": error.errno, "message": str(error)}).encode())
+    except Exception as error:  # noqa: BLE001
+        # A decoder that fails in a way nobody knew is one that cannot show this picture.
+        traceback.print_exc(file=sys.stderr)
+        _refuse(connection, TooExpensive(f"the decoder failed: {type(error).__name__}"))
+    else:
+        connection.send_bytes(json.dumps({"whole": picture.whole}).encode())
+        connection.send_bytes(thumbnail)
+        connection.send_bytes(_encode(picture, request["at_most"], _BASE_QUALITY))
+
+
+def _refuse(connection: Connection, error: Unrenderable) -> None:
+    connection.send_bytes(json.dumps({"code": error.code, "message": str(error)}).encode())
+
+
+def _encode(picture: Picture, size: int, quality: int) -> bytes:
+    """A JPEG by Pillow, whose encoder is the faster one."""
+    pixels: Any = fit(picture.pixels, size)
+    data = pixels.write_to_memory()
+    image = Image.frombuffer("RGB", (pixels.width, pixels.height), data, "raw", "RGB", 0, 1)
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=quality, subsampling=0 if picture.sharp_colours else 2)
+    return sink.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, Final
 from cas.conf import LARGEST_THUMBNAIL
 from cas.digest import CHUNK
 from cas.storage.base import store_error
+from cas.thumbnails.cache import Busy
 from cas.thumbnails.limits import (
     CPU_SECONDS,
     IDLE_SECONDS,
@@ -36,7 +37,6 @@ from cas.thumbnails.limits import (
     TooManyPixels,
     Unrenderable,
 )
-from cas.thumbnails.single_flight import Busy
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class DecoderProcess:
         self._channel, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-m", "cas.thumbnails.worker"],
+                [sys.executable, "-P", "-s", "-m", "cas.thumbnails.decode"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=_ENVIRONMENT,

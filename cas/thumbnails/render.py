@@ -20,10 +20,9 @@ from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from cas import metrics
 from cas.conf import THUMBNAIL_SIZE, serving
 from cas.storage.base import BlobStore, CutShort, Unreachable
-from cas.thumbnails.cache import JPEG_END, ThumbnailCache
+from cas.thumbnails.cache import JPEG_END, ThumbnailCache, semaphore, single_flight
 from cas.thumbnails.limits import NotAnImage, TooManyPixels, Unrenderable
 from cas.thumbnails.process import Rendered, refusal, render
-from cas.thumbnails.single_flight import semaphore, single_flight
 
 log = logging.getLogger(__name__)
 
