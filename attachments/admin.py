@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.utils import flatten_fieldsets
-from django.contrib.admin.views.main import ERROR_FLAG
+from django.contrib.admin.views.main import ERROR_FLAG, ChangeList
 from django.core.exceptions import ValidationError
-from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
+from django.db import IntegrityError
+from django.db.models import Count, Model, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.datastructures import MultiValueDict
@@ -19,6 +20,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from attachments import markup
+from attachments.folding import fold
 from attachments.locks import lock_rows, retried
 from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet
 from cas.digest import CAS_PREFIX
@@ -89,15 +91,30 @@ class VersionedForm(ModelForm):
         return "" if value is None else str(value)
 
 
+class FoldedChangeList(ChangeList):
+    """A list that is sorted by columns as `VersionedAdmin.sorted_by` has them."""
+
+    def get_ordering_field(self, field_name: Any) -> Any:
+        sorted_by = cast(VersionedAdmin, self.model_admin).sorted_by
+        return sorted_by.get(field_name) or super().get_ordering_field(field_name)
+
+
 class VersionedAdmin(AnyModelAdmin):
     """The page of a row that several may edit at once. Its form is a VersionedForm.
 
-    The row is locked from when it is read until it is saved. A deadlock is tried again.
+    The row is locked from when it is read until it is saved. A deadlock is tried again. The first
+    of `search_fields` is a FoldedField; `sorted_by` names those that texts are sorted by.
     """
+
+    sorted_by: ClassVar[dict[str, str]] = {}
 
     @retried
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        answer: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        try:
+            answer: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        except IntegrityError:
+            # What somebody else has stored since it was looked for: the form says so by now.
+            answer = super().changeform_view(request, *args, **kwargs)
         return answer
 
     @retried
@@ -114,12 +131,23 @@ class VersionedAdmin(AnyModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
+        """Rows that have every word of the term in their folded text."""
+        words = dict.fromkeys(fold(search_term).split())
         # A condition for each word: databases have limits for what one query may say.
-        if len(search_term.split()) > MOST_WORDS:
+        if len(words) > MOST_WORDS:
             told = f"A search has at most {MOST_WORDS} words."
             self.message_user(request, told, messages.WARNING)
             return queryset.none(), False
-        return super().get_search_results(request, queryset, search_term)
+        for word in words:
+            queryset = queryset.filter(self.having(word))
+        return queryset, False
+
+    def having(self, word: str) -> Q:
+        """The condition that a folded word occurs in a row."""
+        return Q((f"{self.search_fields[0]}__contains", word))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return FoldedChangeList
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Without patterns, which a database may refuse, or take for ever over."""
@@ -177,7 +205,8 @@ class AttachmentAdmin(VersionedAdmin):
     list_filter = ("attachment_type", LayoutFilter)
     list_select_related = ("part",)
     list_per_page = 50
-    search_fields = ("title", "filename", "=part__key")
+    search_fields = ("search_text",)
+    sorted_by = {"title": "search_text"}
     search_help_text = (
         "A title, a file name, a part's key, or a digest (all of it or the first digits)."
     )
@@ -207,6 +236,9 @@ class AttachmentAdmin(VersionedAdmin):
         if prefix := _key_prefix(search_term):
             found = found | queryset.filter(s3_key__startswith=prefix)
         return found, duplicates
+
+    def having(self, word: str) -> Q:
+        return super().having(word) | Q(part__key=word.upper())
 
     def save_model(self, request: HttpRequest, obj: Attachment, form: Any, change: bool) -> None:
         if "title" in form.changed_data:

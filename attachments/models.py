@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from django.db import models, transaction
 from django.db.models import F, Q, QuerySet
@@ -12,6 +12,7 @@ from django.db.models.functions import Lower
 from django.urls import reverse
 from django.utils import timezone
 
+from attachments.folding import FoldedField, folded_fields
 from attachments.object_keys import KeyKind, ObjectKeyField
 from cas.conf import THUMBNAIL_SIZE
 from cas.content_types import FORMATS, UNTYPED
@@ -38,6 +39,9 @@ A row whose type was never identified has one until it is migrated, which identi
 """
 
 
+SEARCH_TEXT: Final = FoldedField("title", "filename")
+
+
 class ChangedMeanwhile(Exception):
     """The row was changed since it was read; nothing was written."""
 
@@ -57,7 +61,8 @@ class Versioned(models.Model):
             super().save(*args, **kwargs)
             return
         if (fields := kwargs.get("update_fields")) is not None:
-            kwargs["update_fields"] = {*fields, "version"}
+            folded = (field.name for field in folded_fields(type(self)))
+            kwargs["update_fields"] = {*fields, "version", *folded}
         with transaction.atomic():
             stored = type(self)._base_manager.select_for_update(no_key=True).filter(pk=self.pk)
             version = stored.values_list("version", flat=True).first()
@@ -145,6 +150,8 @@ class Attachment(Versioned):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     migrated_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # The database's default is for the processes of an earlier release during an upgrade.
+    search_text = FoldedField("title", "filename", db_default="")
 
     objects = AttachmentQuerySet.as_manager()
 
@@ -198,11 +205,16 @@ class Attachment(Versioned):
         moved the row meanwhile, and would insert again a row that was deleted.
         """
         self.title, self.updated_at = title, timezone.now()
-        rows = type(self).objects.filter(pk=self.pk)
-        changes = {"title": title, "updated_at": self.updated_at, "version": F("version") + 1}
-        if not rows.update(**changes):
+        # A row's file name never changes.
+        changes = {
+            "title": title,
+            "search_text": SEARCH_TEXT.of(title, self.filename or ""),
+            "updated_at": self.updated_at,
+            "version": F("version") + 1,
+        }
+        if not type(self).objects.filter(pk=self.pk).update(**changes):
             return False
-        self.refresh_from_db(fields=["version"])
+        self.refresh_from_db(fields=["version", "search_text"])
         return True
 
     @property

@@ -101,6 +101,7 @@ class PartAdmin(VersionedAdmin):
     list_per_page = 50
     # Named for the search box to appear; `get_search_results` does the searching.
     search_fields = ("search_text",)
+    sorted_by = {"description": "description_sorted", "manufacturer": "manufacturer_sorted"}
     search_help_text = "Every word is looked for in key, description, manufacturer, type and tags."
     autocomplete_fields = ("type", "tags")
     readonly_fields = ("shown_key", "created_at", "updated_at")
@@ -211,8 +212,9 @@ class TypeAdmin(VersionedAdmin):
 
     form = VersionedForm
     list_display = ("name", "parts_counted")
-    ordering = ("name",)
-    search_fields = ("name",)
+    ordering = ("folded",)
+    search_fields = ("folded",)
+    sorted_by = {"name": "folded"}
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(part_count=Count("parts"))
@@ -228,8 +230,9 @@ class TagAdmin(VersionedAdmin):
 
     form = VersionedForm
     list_display = ("name", "parts_counted")
-    ordering = ("name",)
-    search_fields = ("name",)
+    ordering = ("folded",)
+    search_fields = ("folded",)
+    sorted_by = {"name": "folded"}
     actions = ("merge_tags",)
 
     def get_queryset(self, request: HttpRequest) -> Any:

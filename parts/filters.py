@@ -7,10 +7,21 @@ from typing import Any
 from django.db.models import QuerySet
 from rest_framework import serializers
 
-from parts.models import TAG_LENGTH, Part
-from parts.search import TooLong, fold, matching, tagged_with, words_of
+from parts.models import Part, Type
+from parts.search import TooLong, matching, tagged_with, words_of
 
-ORDERINGS = ("key", "description", "manufacturer", "manufacturer_code", "created_at", "updated_at")
+ORDERINGS = {
+    "key": "key",
+    "description": "description_sorted",
+    "manufacturer": "manufacturer_sorted",
+    "manufacturer_code": "manufacturer_code_sorted",
+    "created_at": "created_at",
+    "updated_at": "updated_at",
+}
+"""What a list can be sorted by, and the column that does it."""
+
+LONGEST = 5000
+"""Characters of a name that is asked for. How long it may be is decided once it is folded."""
 
 
 class PartQuery(serializers.Serializer[Any]):
@@ -20,10 +31,10 @@ class PartQuery(serializers.Serializer[Any]):
     `ordering` is a field, descending with a leading `-`; a search puts an exact key first.
     """
 
-    search = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
-    type = serializers.CharField(required=False, max_length=100)
+    search = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST)
+    type = serializers.CharField(required=False, max_length=LONGEST)
     tag = serializers.ListField(
-        child=serializers.CharField(max_length=TAG_LENGTH), required=False, max_length=20
+        child=serializers.CharField(max_length=LONGEST), required=False, max_length=20
     )
     has_cover = serializers.BooleanField(required=False, allow_null=True, default=None)
     ordering = serializers.ChoiceField(
@@ -40,12 +51,15 @@ class PartQuery(serializers.Serializer[Any]):
 
 def filtered(parts: QuerySet[Part], query: dict[str, Any]) -> QuerySet[Part]:
     """The parts that a validated PartQuery selects, in its order."""
-    order = [query.get("ordering", "key"), "pk"]
+    asked = query.get("ordering", "key")
+    column = ORDERINGS[asked.removeprefix("-")]
+    # One direction, so that the index serves either.
+    order = [f"-{column}", "-pk"] if asked.startswith("-") else [column, "pk"]
     if query["search"].strip():
         parts = matching(parts, query["search"])
         order.insert(0, "not_exact")
     if "type" in query:
-        parts = parts.filter(type__folded=fold(query["type"]))
+        parts = parts.filter(type__folded=Type.folded_name(query["type"]))
     if "tag" in query:
         parts = tagged_with(parts, query["tag"])
     if query["has_cover"] is not None:

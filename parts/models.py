@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
@@ -12,15 +12,23 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.db.models.functions import Length
 
+from attachments.folding import FoldedField, fold
 from attachments.locks import lock_rows
 from attachments.models import Versioned, raise_versions
 from attachments.object_keys import KeyKind, ObjectKeyField
 from parts.constraints import CompositeForeignKey
-from parts.search import FoldedField
 
 KEY_LENGTH = 4
 KEY_ATTEMPTS = 50
 TAG_LENGTH = 500
+FOLDED_LENGTH = 500
+"""Characters of a name to compare and sort by, of which PostgreSQL can keep an index."""
+
+FOLDED_NAME: Final = FoldedField("name", limit=FOLDED_LENGTH)
+
+SORTED_LENGTH = 200
+"""Characters that parts are sorted by."""
+
 key_validator = RegexValidator(r"\A[A-Z]{4}\Z", "A key is four uppercase letters.")
 
 models.CharField.register_lookup(Length)
@@ -34,19 +42,66 @@ class KeysExhausted(RuntimeError):
     """No free part key was found; nearly all of the 456,976 are taken."""
 
 
+def check_shows(name: str) -> None:
+    """Raises ValidationError for a name of which nothing would be seen."""
+    if not fold(name).strip():
+        raise ValidationError("A name must have a visible character.", code="blank")
+
+
 class Named(Versioned):
-    """What parts have and show by its name: whoever renames one has changed them too."""
+    """What parts have and show by its name: whoever renames one has changed them too.
+
+    There is one of each name, however that is written: `folded` is unique.
+    """
+
+    if TYPE_CHECKING:
+        name: models.CharField[str, str]
+    folded = FoldedField("name", limit=FOLDED_LENGTH)
 
     class Meta:
         abstract = True
+        ordering = ("folded",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["folded"],
+                name="%(class)s_is_one_of_its_name",
+                violation_error_code="unique",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def folded_name(cls, name: str) -> str:
+        """What `folded` is of a row with this name."""
+        return FOLDED_NAME.of(name)
+
+    @classmethod
+    def named(cls, name: str) -> tuple[Self, bool]:
+        """The row with this name, however it is written, and whether it was made for that.
+
+        Raises ValidationError for a name that shows nothing.
+        """
+        check_shows(name)
+        return cls._default_manager.get_or_create(
+            folded=cls.folded_name(name), defaults={"name": name}
+        )
+
+    def clean(self) -> None:
+        """Raises ValidationError for a name that shows nothing, or that another has."""
+        check_shows(self.name)
+        others = type(self)._default_manager.exclude(pk=self.pk)
+        if other := others.filter(folded=self.folded_name(self.name)).first():
+            kind = self._meta.verbose_name
+            told = f"There is a {kind} “{other.name}” already."
+            raise ValidationError({"name": ValidationError(told, code="unique")})
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Raises as `Versioned.save` does."""
         if self._state.adding:
             super().save(*args, **kwargs)
             return
-        if (fields := kwargs.get("update_fields")) is not None:
-            kwargs["update_fields"] = {*fields, "folded"}
         with transaction.atomic():
             self.lock_parts()
             super().save(*args, **kwargs)
@@ -72,31 +127,21 @@ class Named(Versioned):
 class Type(Named):
     """What a part is: a resistor, a microcontroller."""
 
-    name = models.CharField(max_length=100, unique=True)
-    folded = FoldedField("name", db_default="")
+    name = models.CharField(max_length=100)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
-    class Meta:
+    class Meta(Named.Meta):
         db_table = "types"
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Tag(Named):
     """A label. Rows of their own, so that a tag can be renamed or merged for all its parts."""
 
-    name = models.CharField(max_length=TAG_LENGTH, unique=True)
-    folded = FoldedField("name", db_default="")
+    name = models.CharField(max_length=TAG_LENGTH)
 
-    class Meta:
+    class Meta(Named.Meta):
         db_table = "tags"
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Part(Versioned):
@@ -144,12 +189,20 @@ class Part(Versioned):
         related_name="covered_parts",
     )
     search_text = FoldedField("key", "description", "manufacturer", "manufacturer_code")
+    # What lists are sorted by. The defaults are for an earlier release during an upgrade.
+    description_sorted = FoldedField("description", limit=SORTED_LENGTH, db_default="")
+    manufacturer_sorted = FoldedField("manufacturer", limit=SORTED_LENGTH, db_default="")
+    manufacturer_code_sorted = FoldedField("manufacturer_code", limit=SORTED_LENGTH, db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         db_table = "parts"
         ordering = ["key"]
+        indexes = [
+            models.Index(fields=[f"{name}_sorted", "id"], name=f"part_by_{name}")
+            for name in ("description", "manufacturer", "manufacturer_code")
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=Q(pin_count__isnull=True) | Q(pin_count__gt=0),
@@ -183,8 +236,6 @@ class Part(Versioned):
             stored = type(self).objects.filter(pk=self.pk).values_list("key", flat=True).first()
             if stored is not None and stored != self.key:
                 raise ValidationError({"key": "A part's key never changes."})
-        if (fields := kwargs.get("update_fields")) is not None:
-            kwargs["update_fields"] = {*fields, "search_text"}
         super().save(*args, **kwargs)
 
     def _insert_with_new_key(self, *args: Any, **kwargs: Any) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from django.core.exceptions import ValidationError as InvalidName
 from django.db import transaction
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
 from attachments.addresses import LONGEST, web_address
+from attachments.folding import folded_fields
 from attachments.locks import retried
 from attachments.serializers import StrictSerializer
 from parts.addresses import is_executed
-from parts.models import TAG_LENGTH, Part, Type
+from parts.models import TAG_LENGTH, Part, Type, check_shows
 from parts.tags import names_in_order, set_tags
 
 logger = logging.getLogger(__name__)
@@ -21,25 +24,56 @@ MOST_TAGS: Final = 50
 """Tags of one part."""
 
 
+def name_that_shows(name: str) -> None:
+    """Validator of a name. Raises ValidationError."""
+    try:
+        check_shows(name)
+    except InvalidName as error:
+        raise serializers.ValidationError(error.message, code=error.code) from error
+
+
 class TypeSerializer(serializers.ModelSerializer[Type], StrictSerializer):
     class Meta:
         model = Type
         fields = ["id", "name", "version"]
         read_only_fields = ["version"]
+        extra_kwargs = {"name": {"validators": [name_that_shows]}}
 
     def update(self, instance: Type, validated_data: dict[str, Any]) -> Type:
         if validated_data.get("name", instance.name) == instance.name:
             return instance
-        return super().update(instance, validated_data)
+        instance.name = validated_data["name"]
+        try:
+            instance.clean()
+        except InvalidName as error:
+            fault = ErrorDetail(error.messages[0], code="unique")
+            raise serializers.ValidationError({"name": [fault]}) from error
+        instance.save()
+        return instance
 
 
 class TagNames(serializers.ListField):
     """A part's tags as a list of names; a name that is new becomes a tag."""
 
-    child = serializers.CharField(max_length=TAG_LENGTH)
+    child = serializers.CharField(max_length=TAG_LENGTH, validators=[name_that_shows])
 
     def to_representation(self, data: Any) -> list[str]:
         return names_in_order(data)
+
+
+class TypeName(serializers.SlugRelatedField[Type]):
+    """The name of a type, however it is written."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(slug_field="name", **kwargs)
+
+    def to_internal_value(self, data: Any) -> Type:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        found = Type.objects.filter(folded=Type.folded_name(data)).first()
+        if found is None:
+            self.fail("does_not_exist", slug_name="name", value=data)
+        return found
 
 
 class Address(serializers.CharField):
@@ -57,7 +91,7 @@ class Address(serializers.CharField):
 
 def _shown() -> list[str]:
     """A part's own columns in the model's order, its tags after its type."""
-    hidden = {"cover_attachment", "search_text"}
+    hidden = {"cover_attachment", *(field.name for field in folded_fields(Part))}
     names = [field.name for field in Part._meta.fields if field.name not in hidden]
     names.insert(names.index("type") + 1, "tags")
     return names
@@ -71,9 +105,7 @@ class PartSerializer(serializers.ModelSerializer[Part], StrictSerializer):
 
     COMPUTED = frozenset({"cover_url"})
 
-    type = serializers.SlugRelatedField(
-        slug_field="name", queryset=Type.objects.all(), allow_null=True, required=False
-    )
+    type = TypeName(queryset=Type.objects.all(), allow_null=True, required=False)
     tags = TagNames(required=False, max_length=MOST_TAGS)
     product_page = Address(required=False, allow_blank=True, max_length=LONGEST)
     seller_link = Address(required=False, allow_blank=True, max_length=LONGEST)

@@ -34,9 +34,13 @@ def names_in_order(tags: Any) -> list[str]:
 
 def set_tags(part: Part, names: Sequence[str]) -> None:
     """Give the part, which is locked, these tags in this order; a new name becomes a tag."""
+    written: dict[str, str] = {}
+    for name in names:
+        # Of several ways to write a name the first counts.
+        written.setdefault(Tag.folded_name(name), name)
     # Created in one order everywhere: of two that create the same, one waits for the other.
-    made = {name: Tag.objects.get_or_create(name=name)[0] for name in sorted(set(names))}
-    tags = [made[name] for name in dict.fromkeys(names)]
+    made = {folded: Tag.named(written[folded])[0] for folded in sorted(written)}
+    tags = [made[folded] for folded in written]
     part.tags.set(tags)
     through = part.tags.through
     rows = through._default_manager.filter(part_id=part.pk).order_by("id")
@@ -58,7 +62,7 @@ def merge(kept: Tag, merged: Iterable[Tag]) -> int:
     with transaction.atomic():
         lock_rows(Part, Part.objects.filter(tags__in={*ids, kept.pk}).values("pk"))
         # Locked, so that nobody puts a tag on another part between this query and its deletion.
-        rows = Tag.objects.select_for_update().filter(pk__in={*ids, kept.pk}).order_by("name")
+        rows = Tag.objects.select_for_update().filter(pk__in={*ids, kept.pk}).order_by("folded")
         tags = {tag.pk: tag for tag in rows}
         if tags.pop(kept.pk, None) is None:
             raise Tag.DoesNotExist

@@ -31,7 +31,7 @@ from cas.storage.base import Absent, StoreError
 from cas.views import deliver
 from parts.covers import NotACover, attach, attach_url, copy, set_cover
 from parts.filters import PartQuery, filtered
-from parts.models import Part, Type
+from parts.models import Part, Tag, Type
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
 from parts.tags import names_in_order, prefetched, set_tags
 
@@ -180,10 +180,19 @@ class Refused(APIException):
 
 
 class TypeList(StrictView, generics.ListCreateAPIView[Type]):
+    """Types by name. POST of a name that is there, however it is written, answers that one."""
+
     PARAMETERS = PAGES
     serializer_class = TypeSerializer
     pagination_class = Pages
-    queryset = Type.objects.order_by("name")
+    queryset = Type.objects.order_by("folded")
+
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        found, is_new = Type.named(serializer.validated_data["name"])
+        code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
+        return Response(self.get_serializer(found).data, code)
 
 
 class TypeDetail(VersionedView):
@@ -288,7 +297,7 @@ class PartTag(StrictView):
         with transaction.atomic():
             part = _locked_part(key)
             before = names_in_order(part.tags)
-            if name in before:
+            if part.tags.filter(folded=Tag.folded_name(name)).exists():
                 return False
             given = PartSerializer(part, data={"tags": [*before, name]}, partial=True)
             given.is_valid(raise_exception=True)
@@ -303,7 +312,7 @@ class PartTag(StrictView):
     def _remove(self, key: str, name: str) -> None:
         with transaction.atomic():
             part = _locked_part(key)
-            part.tags.remove(get_object_or_404(part.tags, name=name))
+            part.tags.remove(get_object_or_404(part.tags, folded=Tag.folded_name(name)))
 
 
 def _locked_part(key: str) -> Part:

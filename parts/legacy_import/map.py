@@ -25,6 +25,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import CharField, Model, TextField
 
 from attachments.addresses import LONGEST, web_address
+from attachments.folding import fold
 from attachments.models import LEGACY_PREFIX, Attachment
 from attachments.uploads import safe_name
 from cas.content_types import FORMATS, PDF, UNTYPED, canonical
@@ -92,7 +93,10 @@ def moment(value: Any, column: str) -> datetime | None:
 
 
 def names(value: Any, column: str) -> list[str]:
-    """Names in their order, each once: a list, or one written as JSON, `{a,b}` or `a, b`."""
+    """Names in their order, each once however it is written, and none of which nothing is seen.
+
+    A list, or one written as JSON, `{a,b}` or `a, b`.
+    """
     given = _listed(value, column) if isinstance(value, str) else value
     if given is None:
         return []
@@ -100,8 +104,12 @@ def names(value: Any, column: str) -> list[str]:
         raise _invalid(column, "is not a list of names")
     if any(not isinstance(name, str) for name in given):
         raise _invalid(column, "has something in it that is not a name")
-    written = (text(name, column).strip() for name in given)
-    return list(dict.fromkeys(name for name in written if name))
+    written: dict[str, str] = {}
+    for name in given:
+        bare = text(name, column).strip()
+        written.setdefault(fold(bare).strip(), bare)
+    written.pop("", None)
+    return list(written.values())
 
 
 def _listed(value: str, column: str) -> Any:

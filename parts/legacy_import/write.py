@@ -468,7 +468,7 @@ def _create_parts(parts: Iterable[PlannedPart]) -> dict[int, int]:
         Part(
             pk=part.own_id,
             key=record.key,
-            type=types.get(record.type_name),
+            type=types.get(Type.folded_name(record.type_name)),
             **_times(record),
             **record.fields,
         )
@@ -477,7 +477,7 @@ def _create_parts(parts: Iterable[PlannedPart]) -> dict[int, int]:
     create_with_times(rows)
     tagged = Part.tags.through
     tagged._default_manager.bulk_create(
-        tagged(part_id=row.pk, tag_id=tags[name].pk)
+        tagged(part_id=row.pk, tag_id=tags[Tag.folded_name(name)].pk)
         for (_part, record), row in zip(new, rows, strict=True)
         for name in record.tags
     )
@@ -490,14 +490,17 @@ def _times(record: PartRecord) -> dict[str, Any]:
 
 
 def _named(model: type[Named], names: set[str]) -> dict[str, Named]:
-    """The rows with these names, made where they are new."""
-    found = {row.name: row for row in model._default_manager.filter(name__in=names)}
-    if missing := sorted(names - found.keys()):
+    """The rows with these names, however they are written there, made where they are new."""
+    written: dict[str, str] = {}
+    for name in sorted(names):
+        written.setdefault(model.folded_name(name), name)
+    found = {row.folded: row for row in model._default_manager.filter(folded__in=written)}
+    if missing := sorted(written.keys() - found.keys()):
         # Somebody else may make one of them at this moment.
         model._default_manager.bulk_create(
-            [model(name=name) for name in missing], ignore_conflicts=True
+            [model(name=written[folded]) for folded in missing], ignore_conflicts=True
         )
-        found |= {row.name: row for row in model._default_manager.filter(name__in=missing)}
+        found |= {row.folded: row for row in model._default_manager.filter(folded__in=missing)}
     return found
 
 

@@ -235,9 +235,9 @@ def _add(
     columns: dict[str, Any] = {**part.columns, "pin_count": part.columns["pin_count"] or None}
     kind, tags = columns.pop("type"), columns.pop("tags").split()
     with transaction.atomic():
-        type_of_part, _ = Type.objects.get_or_create(name=kind)
+        type_of_part, _ = Type.named(kind)
         row = Part.objects.create(key=key, type=type_of_part, **columns)
-        row.tags.set([Tag.objects.get_or_create(name=name)[0] for name in tags])
+        row.tags.set([Tag.named(name)[0] for name in tags])
         names = seeded(part.seed, part.number, "names")
         for title, content in attachments:
             if isinstance(content, str):

@@ -17,11 +17,11 @@ from django.db import connections
 from django.test import Client
 from rest_framework.test import APIClient
 
+from attachments.folding import FoldedField, fold
 from attachments.models import Attachment
 from attachments.tests.factories import PDF, named, picture, stored_row
 from cas.storage.base import BlobStore
 from parts.models import Part, Tag, Type
-from parts.search import FoldedField, fold
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
+from attachments.folding import fold
 from parts.models import Part, Tag, Type
-from parts.search import fold, matching
+from parts.search import matching
 
 
 @pytest.mark.parametrize(

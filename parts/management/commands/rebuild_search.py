@@ -6,13 +6,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from parts.search import rebuild
+from attachments.folding import rebuild
 
 
 class Command(BaseCommand):
     help = (
-        "Folds the texts of all parts, types and tags again, and corrects those that differ: what "
-        "was written past this application, or by a release that folded otherwise."
+        "Folds the texts of all parts, types, tags and attachments again, and corrects those that "
+        "differ: what was written past this application, or by a release that folded otherwise."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

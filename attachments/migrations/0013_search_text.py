@@ -1,0 +1,19 @@
+from django.db import migrations
+
+import attachments.folding
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("attachments", "0012_versions"),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name="attachment",
+            name="search_text",
+            field=attachments.folding.FoldedField(
+                "title", "filename", blank=True, db_default="", default="", editable=False
+            ),
+        ),
+    ]
