@@ -278,6 +278,25 @@ def test_a_progressive_picture_may_be_cut_anywhere_after_its_first_scan() -> Non
         assert near(thumb(data[:at]), (140, 105), (238, 238, 40), by=30), at
 
 
+def test_a_progressive_picture_with_a_damaged_segment_shows_what_is_before_it() -> None:
+    data = encode(gradient(400, 300).effect_spread(5), "JPEG", quality=90, progressive=True)
+    at = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    damaged = data[: at + 1] + b"\xa3" + data[at + 2 :]
+    assert near(thumb(damaged), (140, 105), (238, 238, 40), by=30)
+
+
+@pytest.mark.parametrize("place", [0.05, 0.1, 0.3, 0.6, 0.9])
+def test_a_damaged_webp_shows_what_it_has(place: float) -> None:
+    whole = encode(gradient(400, 300).effect_spread(5), "WEBP", quality=90)
+    data = bytearray(whole)
+    at = int(len(data) * place)
+    data[at : at + 40] = b"\xff" * 40
+    # Without what the damage has taken, the end of the data would be reached too early.
+    del data[at + 40 : at + 400]
+    data += bytes(400 - 40)
+    assert thumb(bytes(data)).size == (150, 112)
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
 def test_a_file_cut_before_its_first_row_is_refused(file_format: str) -> None:
     data = encode(gradient(1600, 1200).effect_spread(20), file_format)

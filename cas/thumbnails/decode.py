@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import re
 import resource
 import socket
 import struct
@@ -231,14 +232,19 @@ def _jpeg(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
     return factor, pixels, None
 
 
+_MARKER: Final = re.compile(b"\xff[^\x00\xd0-\xd7\xff]")
+"""Of a segment, not one within the data of a scan (ITU-T T.81, B.1.1)."""
+
+
 def _earlier_scans(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
-    """A progressive picture without its last scan, the tables of which are cut short."""
+    """A progressive picture as it was before its last segment, which is damaged or cut short."""
     source.seek(0)
     data = _read_all(source)
-    last = max(data.rfind(marker) for marker in (b"\xff\xc4", b"\xff\xda"))
-    if b"\xff\xda" not in data[:last]:
+    first = data.find(b"\xff\xda")
+    markers = [found.start() for found in _MARKER.finditer(data, first + 2)]
+    if first < 0 or not markers:
         raise NotAnImage(_NOTHING_SHOWS)
-    return _jpeg(io.BytesIO(data[:last]), wanted)
+    return _jpeg(io.BytesIO(data[: markers[-1]]), wanted)
 
 
 def _check_coefficients(image: PartialJpeg, pixels: int) -> None:
@@ -302,6 +308,15 @@ def _gif(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
 
 def _webp(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
     data = _read_all(source)
+    try:
+        return _sound_webp(data, wanted)
+    except pyvips.Error as error:
+        if _OUT_OF_MEMORY in str(error) or not (padded := _padded_webp(data)):
+            raise
+        return _sound_webp(padded, wanted)
+
+
+def _sound_webp(data: bytes, wanted: _Wanted) -> _Shrunk:
     options: dict[str, Any] = {"access": "sequential", "fail_on": "truncated"}
     image = pyvips.Image.webpload_buffer(data, **options)
     factor = wanted.factor(image.width, image.height)
@@ -311,6 +326,30 @@ def _webp(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
         if (image.width, image.height) == whole_size:
             image = image.shrink(factor, factor)
     return factor, _opaque(image).copy_memory(), None
+
+
+_PADDING: Final = 64 * 1024
+_LONGEST_PARTITION: Final = (1 << 19) - 1
+
+
+def _padded_webp(data: bytes) -> bytes:
+    """A lossy file, which is all there, with enough data for a damaged decode to reach its end.
+
+    Zeros behind the first partition, whose length is in the frame's tag, and behind the last one
+    (RFC 6386, 9.1 and 9.2). Nothing for other files: browsers show none that is cut short either.
+    """
+    size = int.from_bytes(data[4:8], "little") + 8
+    if data[12:16] != b"VP8 " or size > len(data):
+        return b""
+    frame = data[20:size]
+    tag = int.from_bytes(frame[:3], "little")
+    length = tag >> 5
+    room = min(_PADDING, _LONGEST_PARTITION - length)
+    tag += room << 5
+    end = 10 + length
+    payload = tag.to_bytes(3, "little") + frame[3:end] + bytes(room) + frame[end:] + bytes(_PADDING)
+    head = b"WEBPVP8 " + len(payload).to_bytes(4, "little")
+    return b"RIFF" + (len(head) + len(payload)).to_bytes(4, "little") + head + payload
 
 
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
