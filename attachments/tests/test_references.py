@@ -229,7 +229,7 @@ NO_KEY = (models.IntegerField, models.BooleanField, models.DateField)
 HOLD_NO_KEY = {
     "attachments.Attachment": (
         "what people are told of the file, or the address of a web page",
-        {"attachment_type", "title", "url", "filename", "content_type"},
+        {"attachment_type", "title", "url", "filename", "content_type", "search_text"},
     ),
     "attachments.Verification": (
         "what was verified when; it is meant to outlive its blobs and to keep none",
@@ -244,6 +244,7 @@ HOLD_NO_KEY = {
             "key", "description", "manufacturer", "manufacturer_code", "product_page", "seller",
             "seller_link", "package", "pin_pitch", "voltage_rating", "input_voltage",
             "output_voltage", "mounting_type", "series", "dimensions", "search_text",
+            "description_sorted", "manufacturer_sorted", "manufacturer_code_sorted",
         },
     ),
     "parts.SourceRow": (
