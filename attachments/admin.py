@@ -20,9 +20,8 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from attachments import markup
-from attachments.folding import fold
 from attachments.locks import lock_rows, retried
-from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet
+from attachments.models import LEGACY_PREFIX, Attachment, AttachmentQuerySet, fold
 from cas.digest import CAS_PREFIX
 
 if TYPE_CHECKING:

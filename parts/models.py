@@ -12,9 +12,8 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.db.models.functions import Length
 
-from attachments.folding import FoldedField, fold
 from attachments.locks import lock_rows
-from attachments.models import Versioned, raise_versions
+from attachments.models import FoldedField, Versioned, fold, raise_versions
 from attachments.object_keys import KeyKind, ObjectKeyField
 from parts.constraints import CompositeForeignKey
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.db import models
 from django.db.models import Case, Exists, IntegerField, OuterRef, Q, QuerySet, Value, When
 
-from attachments.folding import fold
+from attachments.models import fold
 
 if TYPE_CHECKING:
     from parts.models import Part

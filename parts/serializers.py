@@ -11,8 +11,8 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from attachments.addresses import LONGEST, web_address
-from attachments.folding import folded_fields
 from attachments.locks import retried
+from attachments.models import folded_fields
 from attachments.serializers import StrictSerializer
 from parts.addresses import is_executed
 from parts.models import TAG_LENGTH, Part, Type, check_shows

@@ -1,6 +1,6 @@
 from django.db import migrations
 
-import attachments.folding
+import attachments.models
 
 
 class Migration(migrations.Migration):
@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="attachment",
             name="search_text",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "title", "filename", blank=True, db_default="", default="", editable=False
             ),
         ),

@@ -25,8 +25,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import CharField, Model, TextField
 
 from attachments.addresses import LONGEST, web_address
-from attachments.folding import fold
-from attachments.models import LEGACY_PREFIX, Attachment
+from attachments.models import LEGACY_PREFIX, Attachment, fold
 from attachments.uploads import safe_name
 from cas.content_types import FORMATS, PDF, UNTYPED, canonical
 from cas.digest import CAS_PREFIX, is_cas_key

@@ -1,6 +1,6 @@
 from django.db import migrations, models
 
-import attachments.folding
+import attachments.models
 
 
 class Migration(migrations.Migration):
@@ -13,21 +13,21 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="part",
             name="description_sorted",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "description", blank=True, db_default="", default="", editable=False, limit=200
             ),
         ),
         migrations.AddField(
             model_name="part",
             name="manufacturer_sorted",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "manufacturer", blank=True, db_default="", default="", editable=False, limit=200
             ),
         ),
         migrations.AddField(
             model_name="part",
             name="manufacturer_code_sorted",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "manufacturer_code",
                 blank=True,
                 db_default="",
@@ -39,7 +39,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name="part",
             name="search_text",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "key",
                 "description",
                 "manufacturer",
@@ -52,7 +52,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name="tag",
             name="folded",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "name", blank=True, default="", editable=False, limit=500
             ),
         ),
@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name="type",
             name="folded",
-            field=attachments.folding.FoldedField(
+            field=attachments.models.FoldedField(
                 "name", blank=True, default="", editable=False, limit=500
             ),
         ),

@@ -15,7 +15,8 @@ from django.test import Client
 from django.urls import reverse
 from rest_framework.test import APIClient
 
-from attachments.folding import fold, rebuild
+from attachments.folding import rebuild
+from attachments.models import fold
 from attachments.tests.factories import stored_row
 from parts.models import FOLDED_LENGTH, Part, Tag, Type
 
@@ -30,6 +31,7 @@ SPELLINGS = [
     "\ufeffŁódź\u200b Op\u2212Amp µ\ufe0f",
     "Ł\u2060ódź Op\u2013Amp \u202aµ\u202c",
     "Ｌódź Op\uff0dAmp µ",
+    "Łódź \u00a0Op-Amp  µ",
 ]
 """One name, in the ways that keyboards and copied texts have it."""
 

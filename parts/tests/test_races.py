@@ -17,8 +17,7 @@ from django.db import connections
 from django.test import Client
 from rest_framework.test import APIClient
 
-from attachments.folding import FoldedField, fold
-from attachments.models import Attachment
+from attachments.models import Attachment, FoldedField, fold
 from attachments.tests.factories import PDF, named, picture, stored_row
 from cas.storage.base import BlobStore
 from parts.models import Part, Tag, Type

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from attachments.folding import fold
+from attachments.models import fold
 from parts.models import Part, Tag, Type
 from parts.search import matching
 
