@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
 import signal
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -276,3 +278,31 @@ def test_a_thousand_mutated_pictures(decoder: Measured) -> None:
     assert not failed
     assert decoder.measure() <= MEMORY
     assert min(outcomes.values()) > 100, outcomes
+
+
+def test_a_decoder_that_cannot_be_started_is_a_lack_of_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process, "_idle", [])
+    monkeypatch.setattr(subprocess, "Popen", no_more)
+    with pytest.raises(Busy):
+        shown(png(30, 20))
+
+
+@pytest.mark.parametrize("as_a_file", [True, False])
+def test_a_decoder_that_does_nothing_any_more_is_given_up(
+    decoder: Measured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_a_file: bool
+) -> None:
+    monkeypatch.setattr(process, "PATIENCE", 0.5)
+    os.kill(decoder.pid, signal.SIGSTOP)
+    path = tmp_path / "picture"
+    # More than a socket takes in at once.
+    path.write_bytes(jpeg(64, 48) + bytes(4_000_000))
+    with path.open("rb", buffering=0) as file, pytest.raises(Busy):
+        render(file if as_a_file else io.BytesIO(path.read_bytes()), 150, MOST)
+    assert decoder._process.returncode == -signal.SIGKILL
+    monkeypatch.undo()
+    assert shown(png(30, 20)).size == (30, 20)

@@ -21,6 +21,8 @@ def without_groups(data: bytes) -> bytes:
     libavif refuses files whose groups it does not know (pyramids), or whose gain map it cannot
     read; the primary picture needs none of them.
     """
+    if b"grpl" not in data:
+        return data
     changed = bytearray(data)
     for kind, start, _ in _walk(data, 0, len(data), b"meta"):
         if kind == b"grpl":
@@ -31,7 +33,14 @@ def without_groups(data: bytes) -> bytes:
 
 
 def encoding(data: bytes) -> Encoding | None:
-    """The colour encoding of the primary picture, unless that is sRGB."""
+    """The colour encoding of the primary picture, unless that is sRGB or cannot be made out."""
+    try:
+        return _encoding(data)
+    except (IndexError, struct.error):
+        return None
+
+
+def _encoding(data: bytes) -> Encoding | None:
     found = dict[bytes, bytes]()
     properties: list[tuple[bytes, int, int]] = []
     primary, associations = _primary(data)

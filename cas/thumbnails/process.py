@@ -1,7 +1,7 @@
 """Decoding in processes of their own, which cannot take more than a picture may.
 
 A process is kept alive between pictures. To it goes one byte with the descriptor of the file
-attached (or of a pipe, for what is no file here), then a JSON object of integers: `size` of the
+attached (or of a socket, for what is no file here), then a JSON object of integers: `size` of the
 thumbnail, `at_least` and `at_most` of the kept picture, and `max_pixels`. Back come a JSON object,
 either `whole` or `code` and `message` of a refusal, or `errno` of a file that cannot be read; and
 of a picture the thumbnail and then the larger one, both JPEGs. No code comes from there: a decoder
@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -46,6 +47,9 @@ PATIENCE: Final = 60.0
 _BASE_AT_LEAST: Final = 480
 """Pixels of the longer side that the larger picture has, where the original has as many."""
 
+ENDING_SECONDS: Final = 5.0
+"""So long a process may take to end that has closed its end of the connection."""
+
 _LARGEST_ANSWER: Final = 16 * 1024 * 1024
 _REFUSALS: Final = {kind.code: kind for kind in (NotAnImage, TooManyPixels, TooExpensive)}
 _ENVIRONMENT: Final = {
@@ -67,7 +71,11 @@ class DecoderProcess:
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair()
-        with theirs:
+        # A message that is begun is also ended, or it has broken down.
+        limit = struct.pack("ll", int(PATIENCE), 0)
+        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(self._channel)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-m", "cas.thumbnails.decode"],
                 stdin=theirs.fileno(),
@@ -76,6 +84,7 @@ class DecoderProcess:
                 cwd="/",
                 start_new_session=True,
             )
+            unless_started.pop_all()
         self.pid: Final = self._process.pid
         self._connection = Connection(os.dup(self._channel.fileno()))
         self._used = time.monotonic()
@@ -127,14 +136,15 @@ class DecoderProcess:
         try:
             descriptor = source.fileno()
         except OSError:
-            reading, descriptor = os.pipe()
-            with os.fdopen(descriptor, "wb", buffering=0) as pipe:
-                with os.fdopen(reading, "rb", buffering=0):
-                    self._submit(reading, request)
-                # It stops reading once it has seen enough.
-                with contextlib.suppress(BrokenPipeError):
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:
+                    self._submit(theirs.fileno(), request)
+                ours.settimeout(PATIENCE)
+                # It stops reading once it has seen enough, and where it has ended.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
                     while data := source.read(CHUNK):
-                        _write_all(pipe.fileno(), data)
+                        ours.sendall(data)
         else:
             os.lseek(descriptor, 0, os.SEEK_SET)
             self._submit(descriptor, request)
@@ -155,8 +165,11 @@ class DecoderProcess:
         raise Busy("the picture takes too long at present")
 
     def _how_it_ended(self) -> Exception:
-        self._channel.close()
-        status = self._process.wait()
+        try:
+            status = self._process.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         if status == -signal.SIGXCPU:
             return TooExpensive(f"it takes more than {CPU_SECONDS} seconds of processor time")
         if status < 0 and status != -signal.SIGKILL:
@@ -166,12 +179,6 @@ class DecoderProcess:
         # It was killed by the system or could not start, which says nothing about the picture.
         log.error("decoder %d ended with status %d", self.pid, status)
         return Busy("the decoder was ended")
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 _idle: list[DecoderProcess] = []
@@ -199,7 +206,11 @@ def render(source: BinaryIO, size: int, max_pixels: int) -> Rendered:
 
     Raises NotAnImage, TooManyPixels, TooExpensive, Busy and what reading `source` raises.
     """
-    process = _take()
+    try:
+        process = _take()
+    except OSError as error:
+        log.error("no decoder can be started: %s", error.strerror)
+        raise Busy("no decoder can be started at present") from error
     request = {
         "size": size,
         "at_least": max(size, _BASE_AT_LEAST),
