@@ -100,6 +100,16 @@ class TooBusy(UploadRefused):
     code = Busy.code
 
 
+def remove_abandoned() -> None:
+    """Delete what crashes left in the staging directory, which fills up else."""
+    try:
+        for left in remove_unused_staging(attachment_store().staging_dir):
+            logger.info("deleted what a crash had left: %s", left)
+    except (StoreError, OSError) as error:
+        # Serving can do without; a later upload or collection deletes them.
+        logger.warning("what crashes left in the staging directory stays there: %s", error)
+
+
 @dataclass(frozen=True, slots=True)
 class StagedUpload:
     """An acceptable upload: its bytes, and what its row will say about them."""
@@ -152,19 +162,10 @@ class HashingUploadHandler(FileUploadHandler):
         self.hopeless = content_length > settings.INVENTORY_MAX_UPLOAD_BYTES + MULTIPART_OVERHEAD
         if self.request is not None:
             self._end_with(self.request)
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Now and then delete what crashes left in the staging directory, which fills up else."""
         now, ours = time.monotonic(), HashingUploadHandler
-        if ours.tidied and now < ours.tidied + TIDY_SECONDS:
-            return
-        ours.tidied = now
-        try:
-            for left in remove_unused_staging(attachment_store().staging_dir):
-                logger.info("deleted what a crash had left: %s", left)
-        except StoreError as error:
-            logger.warning("what crashes left in the staging directory stays there: %s", error)
+        if not ours.tidied or now >= ours.tidied + TIDY_SECONDS:
+            ours.tidied = now
+            remove_abandoned()
 
     def _end_with(self, request: HttpRequest) -> None:
         """Remove an unfinished file when the request is closed.

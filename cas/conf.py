@@ -123,7 +123,7 @@ def _is_origin(text: str) -> bool:
     return _is_url(text) and not urlsplit(text).path and "@" not in text
 
 
-def follows_a_pattern(key: str) -> bool:
+def _follows_a_pattern(key: str) -> bool:
     """Whether a key repeats a shorter string, or is little more than consecutive characters."""
     repeated = any(key.startswith(key[length:]) for length in range(1, len(key) // 2 + 1))
     steps = [ord(after) - ord(before) for before, after in pairwise(key)]
@@ -131,12 +131,12 @@ def follows_a_pattern(key: str) -> bool:
     return repeated or consecutive * 10 > len(steps) * 9
 
 
-def _is_guessable(key: str) -> bool:
-    """Whether a signing key is short or uniform, or a placeholder."""
+def is_guessable(key: str, at_least: int) -> bool:
+    """Whether a key is short (in characters) or uniform, or a placeholder."""
     return bool(
-        len(key) < 32
+        len(key) < at_least
         or len(set(key)) < MINIMUM_DISTINCT
-        or follows_a_pattern(key)
+        or _follows_a_pattern(key)
         or re.match(r"(django-)?insecure|change-?me", key, re.IGNORECASE)
     )
 
@@ -153,7 +153,9 @@ _ORIGINS_OR_ANY: Final = list_of(
     "origins such as https://parts.example.org, without a path, or * for any",
 )
 _KEYS: Final = list_of(
-    Kind("", allows=lambda key: not _is_guessable(key), refused="has a key that is easily guessed"),
+    Kind(
+        "", allows=lambda key: not is_guessable(key, 32), refused="has a key that is easily guessed"
+    ),
     "keys of at least 32 random characters",
 )
 _PATH: Final = Kind(

@@ -15,15 +15,13 @@ from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from cas.conf import DIRECTORY, Setting, follows_a_pattern
+from cas.conf import DIRECTORY, Setting
 
 PREFIXES: Final = ("INVENTORY_", "CAS_")
 """Variables that start so are ours alone: an unknown one is a misspelt one."""
 
 MINIMUM_KEY_LENGTH: Final = 50
 """Characters; Django's own deployment check requires as many."""
-
-MINIMUM_DISTINCT: Final = 5
 
 
 class EnvironmentFault(ImproperlyConfigured):
@@ -88,16 +86,6 @@ class Environment:
         if self._problems:
             lines = "".join(f"\n  - {problem}" for problem in self._problems)
             raise EnvironmentFault(f"These environment variables have to be corrected:{lines}")
-
-
-def is_weak(key: str) -> bool:
-    """Whether a key is too short or too uniform to sign sessions with, or is a placeholder."""
-    return (
-        len(key) < MINIMUM_KEY_LENGTH
-        or len(set(key)) < MINIMUM_DISTINCT
-        or follows_a_pattern(key)
-        or key.startswith(("django-insecure-", "insecure"))
-    )
 
 
 def kept_key(path: Path) -> str:

@@ -26,9 +26,6 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
-from cas.storage import attachment_store
-from cas.storage.base import StoreError
-from cas.storage.staging import remove_unused_staging
 from inventory import metrics
 from inventory.checks import refuse_faulty_settings
 from inventory.environment import EnvironmentFault
@@ -96,7 +93,9 @@ def serve() -> None:
         refuse_faulty_settings()
     except ImproperlyConfigured as error:
         raise CannotServe(str(error)) from error
-    remove_abandoned_uploads()
+    from attachments.uploads import remove_abandoned
+
+    remove_abandoned()
     server = Server(
         "inventory.serve:worker_application",
         factory=True,
@@ -134,16 +133,6 @@ def _allow_open_files() -> None:
     """As many connections and files as the system lets a process have if it asks."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def remove_abandoned_uploads() -> None:
-    """Remove what uploads left in the staging directory when an earlier server was killed."""
-    try:
-        for left in remove_unused_staging(attachment_store().staging_dir):
-            logger.info("removed %s", left)
-    except (StoreError, OSError) as error:
-        # Serving can do without; a later collection removes them.
-        logger.warning("the staging directory was not tidied: %s", error)
 
 
 def worker_application() -> object:

@@ -30,9 +30,10 @@ from cas.conf import (
     contradictions,
     from_values,
     integer,
+    is_guessable,
     list_of,
 )
-from inventory.environment import MINIMUM_KEY_LENGTH, Environment, is_weak, kept_key
+from inventory.environment import MINIMUM_KEY_LENGTH, Environment, kept_key
 from inventory.log import logging_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -69,7 +70,7 @@ NETWORKS = list_of(Kind("", ipaddress.ip_network), "addresses or networks such a
 CERTIFICATES = Kind("the path of a PEM file with the certificates of the authorities to trust")
 SECRET = Kind(
     f"at least {MINIMUM_KEY_LENGTH} random characters, as {HOW_TO_MAKE_A_KEY} makes them",
-    allows=lambda key: not is_weak(key),
+    allows=lambda key: not is_guessable(key, MINIMUM_KEY_LENGTH),
     refused="is easily guessed",
 )
 

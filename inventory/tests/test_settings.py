@@ -16,8 +16,8 @@ import pytest
 from django.db import connection
 from psycopg import IsolationLevel
 
-from cas.conf import ServingSettings
-from inventory.environment import PREFIXES, is_weak, kept_key
+from cas.conf import ServingSettings, is_guessable
+from inventory.environment import MINIMUM_KEY_LENGTH, PREFIXES, kept_key
 from tests import settings_page
 
 BUNDLE = str(Path(botocore.__file__).parent / "cacert.pem")
@@ -77,7 +77,7 @@ def test_defaults_are_those_of_the_serving_app(tmp_path: Path) -> None:
 def test_a_development_key_is_made_once_and_is_private(tmp_path: Path) -> None:
     first = settings_of(tmp_path)["SECRET_KEY"]
     assert settings_of(tmp_path)["SECRET_KEY"] == first
-    assert not is_weak(first)
+    assert not is_guessable(first, MINIMUM_KEY_LENGTH)
     assert stat.S_IMODE((tmp_path / "secret-key").stat().st_mode) == 0o600
     assert kept_key(tmp_path / "another") != first
     assert not list(tmp_path.glob("another.*"))

@@ -17,7 +17,7 @@ import logging
 import secrets
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import Any, Final
 
@@ -121,16 +121,18 @@ class CapabilityProbes:
         """Complete an upload to a key that must be free."""
         upload = self._bucket.begin_upload(self._key(name))
         part: dict[str, Any] = {"UploadId": upload, "PartNumber": 1}
-        etag = self._bucket.request("upload_part", self._key(name), Body=_BYTES, **part)["ETag"]
-        accepted = self._accepted(
-            "complete_multipart_upload",
-            name,
-            UploadId=upload,
-            MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]},
-            IfNoneMatch="*",
-        )
-        if accepted is None:
-            self._bucket.give_up_upload(self._key(name), upload)
+        with ExitStack() as unless_completed:
+            unless_completed.callback(self._bucket.give_up_upload, self._key(name), upload)
+            etag = self._bucket.request("upload_part", self._key(name), Body=_BYTES, **part)["ETag"]
+            accepted = self._accepted(
+                "complete_multipart_upload",
+                name,
+                UploadId=upload,
+                MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]},
+                IfNoneMatch="*",
+            )
+            if accepted is not None:
+                unless_completed.pop_all()
         return accepted is not None
 
     def _part_copy(self, etag: str) -> bool:
