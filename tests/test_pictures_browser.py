@@ -198,6 +198,13 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "png chromaticities alone": lambda: png(None, chunk(b"cHRM", struct.pack(">8I", *P3))),
     "png cICP P3": lambda: png(None, chunk(b"cICP", bytes([12, 13, 0, 1]))),
     "png cICP PQ": lambda: png(None, chunk(b"cICP", bytes([9, 16, 0, 1]))),
+    "png animated": lambda: png(
+        save_all=True, append_images=[colourful().rotate(180)], duration=10_000
+    ),
+    "png animated beside its default image": lambda: png(
+        save_all=True, append_images=[colourful().rotate(180), colourful()], duration=10_000,
+        default_image=True,
+    ),
     "png cut": lambda: cut(png(shuffled(colourful())), 0.5),
     "png palette cut": lambda: cut(png(shuffled(colourful("P"))), 0.5),
     "png alpha cut": lambda: cut(png(shuffled(half_clear())), 0.5),

@@ -361,7 +361,7 @@ _COLOUR_CHUNKS: Final = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 
 def _png(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
     colours = dict[bytes, bytes]()
-    usable = _usable_png(_read_all(source), colours)
+    usable = _usable_png(_first_frame(_read_all(source)), colours)
     if usable[12:16] != b"IHDR" or len(usable) < 29:
         raise NotAnImage("the image has no header")
     factor = wanted.factor(*struct.unpack_from(">II", usable, 16))
@@ -373,6 +373,32 @@ def _png(source: BinaryIO, wanted: _Wanted) -> _Shrunk:
             raise
         pixels = _png_in_part(usable, factor)
     return factor, pixels, _png_encoding(colours)
+
+
+def _first_frame(data: bytes) -> bytes:
+    """An animation whose default image is not among its frames, with the first frame instead.
+
+    PNG (third edition), 11.3.4: that is so if no `fcTL` comes before the first `IDAT`.
+    """
+    start = data.find(b"IDAT")
+    if b"acTL" not in data[:start] or b"fcTL" in data[:start]:
+        return data
+    parts, frame, at = [data[: start - 4]], 0, start - 4
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        content = data[at + 8 : at + 8 + length]
+        frame += name == b"fcTL"
+        if name == b"fcTL" and frame == 1 and content[4:12] != data[16:24]:
+            # It does not cover the picture.
+            return data
+        if name == b"fdAT" and frame == 1:
+            pixels = b"IDAT" + content[4:]
+            checksum = struct.pack(">I", zlib.crc32(pixels))
+            parts += [struct.pack(">I", length - 4), pixels, checksum]
+        elif name not in (b"IDAT", b"fdAT", b"fcTL"):
+            parts.append(data[at : at + 12 + length])
+        at += 12 + length
+    return b"".join(parts)
 
 
 def _usable_png(data: bytes, colours: dict[bytes, bytes]) -> bytes:
