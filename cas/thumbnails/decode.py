@@ -108,10 +108,11 @@ class _Wanted:
 
         Raises TooManyPixels.
         """
-        for count, most in ((width * height, self.max_pixels), (max(width, height), LONGEST_SIDE)):
-            if count > most:
-                said = f"too many pixels: {width} × {height}; {most} are accepted"
-                raise TooManyPixels(said if most != LONGEST_SIDE else f"{said} on a side")
+        shape = f"too many pixels: {width} × {height}"
+        if width * height > self.max_pixels:
+            raise TooManyPixels(f"{shape}; {self.max_pixels} are accepted")
+        if max(width, height) > LONGEST_SIDE:
+            raise TooManyPixels(f"{shape}; {LONGEST_SIDE} are accepted on a side")
         return max(1, min(max(width, height) // self.at_least, width, height))
 
 
