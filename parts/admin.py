@@ -206,9 +206,8 @@ def _choose_cover(part: Part, chosen: Attachment | None) -> None:
         set_cover(part.pk, chosen.pk if chosen else None)
 
 
-@admin.register(Type)
-class TypeAdmin(VersionedAdmin):
-    """Types of parts. One that parts are of cannot be deleted."""
+class NamedAdmin(VersionedAdmin):
+    """Types and tags, with how many parts have each."""
 
     form = VersionedForm
     list_display = ("name", "parts_counted")
@@ -220,27 +219,24 @@ class TypeAdmin(VersionedAdmin):
         return super().get_queryset(request).annotate(part_count=Count("parts"))
 
     @admin.display(description="parts", ordering="part_count")
-    def parts_counted(self, type_: Any) -> SafeString:
-        return _parts_link("type", type_.pk, type_.part_count)
+    def parts_counted(self, row: Any) -> SafeString:
+        address = reverse("admin:parts_part_changelist")
+        field = {Type: "type", Tag: "tags"}[self.model]
+        return format_html(
+            '<a href="{}?{}__id__exact={}">{}</a>', address, field, row.pk, row.part_count
+        )
+
+
+@admin.register(Type)
+class TypeAdmin(NamedAdmin):
+    """Types of parts. One that parts are of cannot be deleted."""
 
 
 @admin.register(Tag)
-class TagAdmin(VersionedAdmin):
+class TagAdmin(NamedAdmin):
     """Tags. To rename one, change it; two for one thing are merged."""
 
-    form = VersionedForm
-    list_display = ("name", "parts_counted")
-    ordering = ("folded",)
-    search_fields = ("folded",)
-    sorted_by = {"name": "folded"}
     actions = ("merge_tags",)
-
-    def get_queryset(self, request: HttpRequest) -> Any:
-        return super().get_queryset(request).annotate(part_count=Count("parts"))
-
-    @admin.display(description="parts", ordering="part_count")
-    def parts_counted(self, tag: Any) -> SafeString:
-        return _parts_link("tags", tag.pk, tag.part_count)
 
     def has_merge_permission(self, request: HttpRequest) -> bool:
         return self.has_change_permission(request) and self.has_delete_permission(request)
@@ -278,8 +274,3 @@ class TagAdmin(VersionedAdmin):
         self.log_change(request, kept, f"Merged {names} into it.")
         parts = "1 part" if moved == 1 else f"{moved} parts"
         self.message_user(request, f"Merged {names} into “{kept.name}”: {parts} moved.")
-
-
-def _parts_link(field: str, pk: int, count: int) -> SafeString:
-    address = reverse("admin:parts_part_changelist")
-    return format_html('<a href="{}?{}__id__exact={}">{}</a>', address, field, pk, count)
