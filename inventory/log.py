@@ -1,10 +1,19 @@
-"""Logging to standard error, one line for each event."""
+"""Logging to standard error, one line for each event, as text or as JSON.
+
+Within a request each line has the request's id (`inventory.middleware.RequestIdMiddleware`) and
+who makes it, if that is known by then.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django.http import HttpRequest
 
 from attachments.maintenance.report import without_passwords
 
@@ -17,6 +26,22 @@ _BREAKS = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)}
 _BREAKS |= {10: "\\n", 13: "\\r", 9: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
+current_request: Final[ContextVar[HttpRequest | None]] = ContextVar("request", default=None)
+"""The request that this thread answers, until its response is closed; its `id` is set."""
+
+
+def of_request() -> dict[str, str]:
+    """The current request's `request_id`, and its `user` where that was looked up already."""
+    request = current_request.get()
+    if request is None:
+        return {}
+    found = {"request_id": str(getattr(request, "id", ""))}
+    # Not `request.user`, which asks the database where nobody has yet.
+    if user := getattr(getattr(request, "_cached_user", None), "get_username", str)():
+        found["user"] = user
+    return found
+
+
 class OneLine(logging.Formatter):
     """Escapes control characters, and leaves out passwords of databases.
 
@@ -25,7 +50,26 @@ class OneLine(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_passwords(super().format(record)).translate(_BREAKS)
+        line = super().format(record)
+        if request := of_request():
+            line = f"{line} [{' '.join(request.values())}]"
+        return without_passwords(line).translate(_BREAKS)
+
+
+class Json(logging.Formatter):
+    """A JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, and the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": without_passwords(record.getMessage()),
+            **of_request(),
+        }
+        if record.exc_info:
+            said["exception"] = without_passwords(self.formatException(record.exc_info))
+        return json.dumps(said, ensure_ascii=False)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
@@ -39,24 +83,28 @@ def filter_of_refused() -> Callable[[logging.LogRecord], bool]:
     return without_traceback
 
 
-def logging_settings(level: str) -> dict[str, Any]:
-    """Django's `LOGGING`, and the server's."""
+def logging_settings(level: str, *, form: str = "text", blobs: bool = True) -> dict[str, Any]:
+    """Django's `LOGGING`, and the server's. `blobs`: a line for each blob that is served."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {"refused": {"()": "inventory.log.filter_of_refused"}},
-        "formatters": {"line": {"()": "inventory.log.OneLine", "format": FORMAT}},
+        "formatters": {
+            "text": {"()": "inventory.log.OneLine", "format": FORMAT},
+            "json": {"()": "inventory.log.Json"},
+        },
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
                 "stream": "ext://sys.stderr",
-                "formatter": "line",
+                "formatter": form,
             }
         },
         "root": {"handlers": ["stderr"], "level": level},
         # Django's own handlers would print in another format, or send mail.
         "loggers": {
             "django": {"handlers": [], "level": "INFO", "propagate": True},
+            **({} if blobs else {"cas.views": {"level": "WARNING"}}),
             **{f"django.security.{name}": {"filters": ["refused"]} for name in REFUSED},
         },
     }

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import re
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -15,12 +17,14 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.handlers.wsgi import LimitedStream
+from django.core.signals import request_finished
 from django.http import HttpRequest, HttpResponseBase
 
 from cas.conf import serving
 from cas.responses import error_response
 from cas.views import blob
 from inventory.errors import bad_request
+from inventory.log import current_request
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,9 @@ BUFFERED_BYTES: Final = 256 * 1024
 """What is smaller leaves the thread at once, however slowly it is read."""
 
 
+REQUEST_ID: Final = "X-Request-ID"
+REQUEST_IDS: Final = re.compile(r"[\w.:+/=-]{1,100}", re.ASCII)
+
 DRAINED_BYTES: Final = 1024 * 1024
 """A body that is no larger is read even if its request is refused."""
 
@@ -49,6 +56,42 @@ DRAINED_BYTES: Final = 1024 * 1024
 class _Middleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
+
+
+class RequestIdMiddleware(_Middleware):
+    """Gives a request an id, which every line of its log and its response have.
+
+    A proxy in INVENTORY_TRUSTED_PROXIES may have given it one. Blobs carry none back: caches keep
+    them, for later requests.
+    """
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        given = request.headers.get(REQUEST_ID, "")
+        known = given and _is_trusted_proxy(request) and REQUEST_IDS.fullmatch(given)
+        request_id = given if known else uuid.uuid4().hex
+        request.id = request_id  # type: ignore[attr-defined]
+        # Django logs a response of 400 and above after all middleware.
+        current_request.set(request)
+        response = self.get_response(request)
+        if not request.path_info.startswith(BLOBS):
+            response[REQUEST_ID] = request_id
+        return response
+
+
+def _is_answered(**_: Any) -> None:
+    """The response was sent, and closed."""
+    current_request.set(None)
+
+
+request_finished.connect(_is_answered, dispatch_uid="log-request")
+
+
+def _is_trusted_proxy(request: HttpRequest) -> bool:
+    try:
+        peer = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
+    except ValueError:
+        return False
+    return any(peer in network for network in settings.INVENTORY_TRUSTED_PROXIES)
 
 
 class NulCharacterMiddleware(_Middleware):

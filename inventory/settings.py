@@ -89,6 +89,10 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
             "Django's error pages, which show secrets; refused in production"),
         Setting("INVENTORY_LOG_LEVEL", choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO",
             "the log goes to standard error, one line for each event"),
+        Setting("INVENTORY_LOG_FORMAT", choice("text", "json"), "text",
+            "what a line of the log is; within a request it has the request's id"),
+        Setting("INVENTORY_LOG_BLOBS", BOOLEAN, True,
+            "a line for each blob and thumbnail that is served"),
     ),
     "Server": (
         Setting("PORT", integer(1, 65535), 8000, "the port to listen on"),
@@ -107,6 +111,9 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
             "accepted beside `localhost`, `127.0.0.1` and `[::1]`"),
         Setting("INVENTORY_TRUSTED_ORIGINS", ORIGINS, [],
             "web sites whose pages may write to the API and the admin"),
+        Setting("INVENTORY_TRUSTED_PROXIES", NETWORKS, [],
+            "proxies in front, whose `X-Request-ID` is taken over; a request of any other peer "
+            "gets an id here"),
         Setting("INVENTORY_BEHIND_TLS_PROXY", BOOLEAN, False,
             "trust `X-Forwarded-Proto: https`; only if every request comes through a proxy that "
             "sets or removes that header"),
@@ -186,6 +193,7 @@ INVENTORY_THREADS: int = _read("INVENTORY_THREADS")
 INVENTORY_ALLOW_OPEN_API: bool = _read("INVENTORY_ALLOW_OPEN_API")
 INVENTORY_TRUSTED_ORIGINS: list[str] = _read("INVENTORY_TRUSTED_ORIGINS")
 INVENTORY_METRICS_ALLOWED: list[Any] = _read("INVENTORY_METRICS_ALLOWED")
+INVENTORY_TRUSTED_PROXIES: list[Any] = _read("INVENTORY_TRUSTED_PROXIES")
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *_read("INVENTORY_ALLOWED_HOSTS")]
 CSRF_TRUSTED_ORIGINS = INVENTORY_TRUSTED_ORIGINS
 if _read("INVENTORY_BEHIND_TLS_PROXY"):
@@ -286,7 +294,11 @@ for _, _name, _problem in contradictions(from_values(_serving)):
     _environment.fault(_name, _problem)
 globals().update(_serving)
 
-LOGGING = logging_settings(_read("INVENTORY_LOG_LEVEL"))
+LOGGING = logging_settings(
+    _read("INVENTORY_LOG_LEVEL"),
+    form=_read("INVENTORY_LOG_FORMAT"),
+    blobs=_read("INVENTORY_LOG_BLOBS"),
+)
 
 _environment.check()
 
@@ -306,6 +318,7 @@ INSTALLED_APPS = [
     "parts",
 ]
 MIDDLEWARE = [
+    "inventory.middleware.RequestIdMiddleware",
     "inventory.middleware.SlowClientMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
