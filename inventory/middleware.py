@@ -49,6 +49,9 @@ BUFFERED_BYTES: Final = 256 * 1024
 REQUEST_ID: Final = "X-Request-ID"
 REQUEST_IDS: Final = re.compile(r"[\w.:+/=-]{1,100}", re.ASCII)
 
+NOBODY: Final = "0.0.0.0"  # noqa: S104
+"""An address that no peer has, and that nothing is allowed."""
+
 DRAINED_BYTES: Final = 1024 * 1024
 """A body that is no larger is read even if its request is refused."""
 
@@ -87,11 +90,44 @@ request_finished.connect(_is_answered, dispatch_uid="log-request")
 
 
 def _is_trusted_proxy(request: HttpRequest) -> bool:
+    return _is_trusted(request.META.get("REMOTE_ADDR", ""))
+
+
+def _is_trusted(address: str) -> bool:
     try:
-        peer = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(peer in network for network in settings.INVENTORY_TRUSTED_PROXIES)
+    return any(parsed in network for network in settings.INVENTORY_TRUSTED_PROXIES)
+
+
+class ClientAddressMiddleware(_Middleware):
+    """Makes `REMOTE_ADDR` the client's address where trusted proxies say it (`X-Forwarded-For`).
+
+    Each proxy adds the address of its own peer at the right; what stands left of the first one that
+    is no trusted proxy anybody may have written. Runs after RequestIdMiddleware, which asks for the
+    peer.
+    """
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        said = request.META.get("HTTP_X_FORWARDED_FOR", "")
+        hops = said.split(",") if said else []
+        while hops and _is_trusted_proxy(request):
+            request.META["REMOTE_ADDR"] = _address(hops.pop().strip())
+        return self.get_response(request)
+
+
+def _address(hop: str) -> str:
+    """The address in an entry, which may have a port; one of nobody where that is none."""
+    bare = hop
+    if hop.startswith("["):
+        bare = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        bare = hop.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return NOBODY
 
 
 class NulCharacterMiddleware(_Middleware):

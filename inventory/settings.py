@@ -112,8 +112,8 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("INVENTORY_TRUSTED_ORIGINS", ORIGINS, [],
             "web sites whose pages may write to the API and the admin"),
         Setting("INVENTORY_TRUSTED_PROXIES", NETWORKS, [],
-            "proxies in front, whose `X-Request-ID` is taken over; a request of any other peer "
-            "gets an id here"),
+            "proxies in front, whose `X-Forwarded-For` tells the client's address and whose "
+            "`X-Request-ID` is taken over; nobody else's header counts"),
         Setting("INVENTORY_BEHIND_TLS_PROXY", BOOLEAN, False,
             "trust `X-Forwarded-Proto: https`; only if every request comes through a proxy that "
             "sets or removes that header"),
@@ -319,6 +319,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "inventory.middleware.RequestIdMiddleware",
+    "inventory.middleware.ClientAddressMiddleware",
     "inventory.middleware.SlowClientMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
