@@ -7,6 +7,7 @@ it was made.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ _TOKEN: Final = r"[a-z0-9!#$&^_.+-]{1,127}"  # noqa: S105
 _MEDIA_TYPE: Final = re.compile(rf"{_TOKEN}/{_TOKEN}")
 _DISPOSITIONS: Final = ("inline", "attachment")
 _LONGEST_NAME: Final = 255
+_SALT: Final = "cas.links"
 _PARAMETERS: Final = ("content_type", "disposition", "filename", "thumbnail", "signature")
 
 
@@ -145,7 +147,7 @@ def verify(name: str, query: BlobQuery | ThumbnailQuery, given: str) -> None:
     current = serving()
     if current.signed_urls and not any(
         constant_time_compare(given, _spelled(name, query, signer))
-        for signer in _signers(current.url_signing_keys)
+        for signer in _accepted(current.url_signing_keys)
     ):
         raise BadSignature
 
@@ -158,6 +160,24 @@ def _spelled(name: str, query: BlobQuery | ThumbnailQuery, signer: Signer | None
     return urlencode(parameters, quote_via=quote, errors="replace")
 
 
+class _KeyedSigner(Signer):
+    """Signatures that begin with their key's id, so that one sees what a URL was signed with."""
+
+    def signature(self, value: str | bytes, key: str | bytes | None = None) -> str:
+        return f"{key_id(str(self.key))}.{super().signature(value, key)}"
+
+
+def key_id(key: str) -> str:
+    """What is seen of a key in the URLs that it signs: eight hexadecimal digits."""
+    return hashlib.sha256(f"cas.links:{key}".encode()).hexdigest()[:8]
+
+
 @lru_cache(maxsize=4)
 def _signers(keys: tuple[str, ...]) -> list[Signer]:
-    return [Signer(key=key, salt="cas.links") for key in keys]
+    return [_KeyedSigner(key=key, salt=_SALT) for key in keys]
+
+
+@lru_cache(maxsize=4)
+def _accepted(keys: tuple[str, ...]) -> list[Signer]:
+    """Also those without a key id, which the releases before it made."""
+    return [*_signers(keys), *(Signer(key=key, salt=_SALT) for key in keys)]

@@ -20,6 +20,12 @@ from cas.conf import DIRECTORY, Setting
 PREFIXES: Final = ("INVENTORY_", "CAS_")
 """Variables that start so are ours alone: an unknown one is a misspelt one."""
 
+REMOVED: Final = {
+    "INVENTORY_ALLOW_OPEN_API": "The API has accounts now: write INVENTORY_AUTH=accounts instead, "
+    "and make the first one with: manage.py createsuperuser",
+}
+"""Variables of earlier releases, and what to do in their place."""
+
 MINIMUM_KEY_LENGTH: Final = 50
 """Characters; Django's own deployment check requires as many."""
 
@@ -82,6 +88,7 @@ class Environment:
             if name.startswith(PREFIXES):
                 close = difflib.get_close_matches(name, self._known, n=1)
                 cure = f"Did you mean {close[0]}?" if close else "Remove it."
+                cure = REMOVED.get(name, cure)
                 self.fault(name, f"is not a variable of this application. {cure}")
         if self._problems:
             lines = "".join(f"\n  - {problem}" for problem in self._problems)

@@ -34,11 +34,7 @@ def prepare() -> None:
     """Raises EnvironmentFault, CannotServe, StepFailed, and the database's errors."""
     django.setup()
     # Before minutes of work, not after.
-    check_address(
-        settings.INVENTORY_BIND,
-        settings.INVENTORY_PORT,
-        open_api=settings.INVENTORY_ALLOW_OPEN_API,
-    )
+    check_address(settings.INVENTORY_BIND, settings.INVENTORY_PORT)
     database = settings.DATABASES["default"]
     if database["ENGINE"].endswith("sqlite3"):
         # SQLite would create its file for everybody to read, and sessions are in it.

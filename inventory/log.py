@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.http import HttpRequest
+from django.utils.functional import LazyObject
 
 from attachments.maintenance.report import without_passwords
 
@@ -31,14 +32,17 @@ current_request: Final[ContextVar[HttpRequest | None]] = ContextVar("request", d
 
 
 def of_request() -> dict[str, str]:
-    """The current request's `request_id`, and its `user` where that was looked up already."""
+    """The current request's `request_id`, and its `user` and `token` where known by now."""
     request = current_request.get()
     if request is None:
         return {}
     found = {"request_id": str(getattr(request, "id", ""))}
-    # Not `request.user`, which asks the database where nobody has yet.
-    if user := getattr(getattr(request, "_cached_user", None), "get_username", str)():
-        found["user"] = user
+    # `request.user` is a lazy object that asks the database, unless the API has put one there.
+    user = getattr(request, "_cached_user", None) or getattr(request, "user", None)
+    if user is not None and not isinstance(user, LazyObject) and (name := user.get_username()):
+        found["user"] = name
+    if token := getattr(getattr(request, "auth", None), "name", ""):
+        found["token"] = token
     return found
 
 

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.handlers.wsgi import LimitedStream
 from django.core.signals import request_finished
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
+from accounts.throttles import upload_wait
 from cas.conf import serving
 from cas.responses import error_response
 from cas.views import blob
@@ -278,17 +279,23 @@ class BodyMiddleware(_Middleware):
 
 
 class LoopbackOnlyMiddleware(_Middleware):
-    """Answers 403 below /api/ to other machines, unless INVENTORY_ALLOW_OPEN_API is set.
+    """Where the API is open, answers 403 below /api/ to other machines.
 
-    The API has no accounts. `inventory.serve` listens on loopback only; this protects every other
-    server that `inventory.wsgi` may run in. A peer without an address is on a Unix socket.
+    It has no accounts then. `inventory.settings` refuses to listen elsewhere; this protects every
+    other server that `inventory.wsgi` may run in, and what a proxy on this machine would open to
+    its clients. A peer without an address is on a Unix socket.
     """
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path_info.startswith(API) and not settings.INVENTORY_ALLOW_OPEN_API:
+        if settings.INVENTORY_AUTH == "open" and request.path_info.startswith(API):
             peer = request.META.get("REMOTE_ADDR", "")
-            if peer and not is_loopback(peer):
-                message = "The API is open to its own machine only."
+            clients = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+            told = (_address(hop) for each in clients if (hop := each.strip()))
+            if not all(is_loopback(address) for address in (peer, *told) if address):
+                message = (
+                    "The API is open to its own machine only. With INVENTORY_AUTH=accounts it is "
+                    "for those who have an account."
+                )
                 return error_response(request, 403, "not_local", message)
         return self.get_response(request)
 
@@ -357,6 +364,19 @@ class BlobMiddleware(_Middleware):
             return self.get_response(request)
         request.get_host()
         return blob(request, path[len(BLOBS) :])
+
+
+class UploadRateMiddleware(_Middleware):
+    """Counts forms with files that accounts send in the admin; the API's view counts its own."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        sends_files = request.method == "POST" and request.content_type == "multipart/form-data"
+        in_admin = request.path_info.startswith(ADMIN)
+        if sends_files and in_admin and (wait := upload_wait(request.user)):
+            told = f"Too many uploads. Go back, and try again in {wait} seconds."
+            later = {"Retry-After": str(wait), "Cache-Control": "no-store"}
+            return HttpResponse(told, "text/plain; charset=utf-8", 429, headers=later)
+        return self.get_response(request)
 
 
 class AdminPolicyMiddleware(_Middleware):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import encodings.unicode_escape  # noqa: F401 - Django's log needs it when nothing can be opened
-import ipaddress
 import logging
 import os
 import resource
@@ -59,14 +58,8 @@ class CannotServe(Exception):
     """The server cannot be started as it is configured. The message says what to do."""
 
 
-def check_address(address: str, port: int, *, open_api: bool) -> None:
-    """Raises CannotServe if listening there is unsafe or impossible."""
-    if not open_api and not ipaddress.ip_address(address).is_loopback:
-        raise CannotServe(
-            f"Refusing to listen on {address}. The API has no accounts: anybody who can connect "
-            "could read and write everything. Listen on 127.0.0.1, or set "
-            "INVENTORY_ALLOW_OPEN_API=true if only trusted people can connect."
-        )
+def check_address(address: str, port: int) -> None:
+    """Raises CannotServe if listening there is impossible."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +77,7 @@ def serve() -> None:
     from inventory import settings
 
     address, port = settings.INVENTORY_BIND, settings.INVENTORY_PORT
-    check_address(address, port, open_api=settings.INVENTORY_ALLOW_OPEN_API)
+    check_address(address, port)
     _allow_open_files()
     counts = metrics.share(settings.DATA_DIR, os.environ)
     metrics.remove_ended(counts)

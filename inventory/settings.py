@@ -8,14 +8,17 @@ import ipaddress
 import os
 import ssl
 from dataclasses import replace
+from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
+from django.utils.crypto import salted_hmac
 from psycopg import IsolationLevel
 
+from accounts import rates
 from cas.conf import (
     BOOLEAN,
     DIRECTORY,
@@ -68,6 +71,7 @@ HOSTS = list_of(
 )
 NETWORKS = list_of(Kind("", ipaddress.ip_network), "addresses or networks such as 10.1.2.0/24")
 CERTIFICATES = Kind("the path of a PEM file with the certificates of the authorities to trust")
+RATE = Kind("a number and a period, such as 30/minute, or none", rates.parse)
 SECRET = Kind(
     f"at least {MINIMUM_KEY_LENGTH} random characters, as {HOW_TO_MAKE_A_KEY} makes them",
     allows=lambda key: not is_guessable(key, MINIMUM_KEY_LENGTH),
@@ -97,16 +101,12 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
     "Server": (
         Setting("PORT", integer(1, 65535), 8000, "the port to listen on"),
         Setting("INVENTORY_BIND", ADDRESS, "127.0.0.1",
-            "the address to listen on; any other than a loopback address needs "
-            "`INVENTORY_ALLOW_OPEN_API`"),
+            "the address to listen on; any other than a loopback address needs accounts"),
         Setting("INVENTORY_WORKERS", integer(1, 256), min(os.cpu_count() or 1, 8),
             "worker processes", "one for each processor, at most 8"),
         Setting("INVENTORY_THREADS", integer(1, 512), 16,
             "requests that each worker answers at a time. At most half of them wait for readers of "
             "large blobs, and one less for bodies that arrive slowly; more are answered 503"),
-        Setting("INVENTORY_ALLOW_OPEN_API", BOOLEAN, False,
-            "the API has no accounts: this says that whoever can connect may read and write "
-            "everything"),
         Setting("INVENTORY_ALLOWED_HOSTS", HOSTS, [],
             "accepted beside `localhost`, `127.0.0.1` and `[::1]`"),
         Setting("INVENTORY_TRUSTED_ORIGINS", ORIGINS, [],
@@ -122,6 +122,16 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("INVENTORY_METRICS_ALLOWED", NETWORKS, [],
             "may read `/metrics` beside this machine, by the peer's own address; a request that "
             "names a proxy (`X-Forwarded-For`, `Forwarded`, `X-Real-IP`, `Via`) is always refused"),
+    ),
+    "Accounts": (
+        Setting("INVENTORY_AUTH", choice("open", "accounts"), "open",
+            "who may use the API: `open`, whoever is on this machine, without an account; "
+            "`accounts`, those who have one, as their role allows",
+            "`open` in development on a loopback address, else `accounts`"),
+        Setting("INVENTORY_LOGIN_RATE", RATE, rates.Rate(30, 60),
+            "logins that are looked at from one address; more are answered 429", "30/minute"),
+        Setting("INVENTORY_UPLOAD_RATE", RATE, rates.Rate(600, 60),
+            "requests with files of one account; more are answered 429", "600/minute"),
     ),
     "Blobs": (
         Setting("CAS_S3_BUCKET", TEXT, "",
@@ -190,7 +200,18 @@ INVENTORY_BIND: str = _read("INVENTORY_BIND")
 INVENTORY_PORT: int = _read("PORT")
 INVENTORY_WORKERS: int = _read("INVENTORY_WORKERS")
 INVENTORY_THREADS: int = _read("INVENTORY_THREADS")
-INVENTORY_ALLOW_OPEN_API: bool = _read("INVENTORY_ALLOW_OPEN_API")
+_is_local = ipaddress.ip_address(INVENTORY_BIND).is_loopback
+INVENTORY_AUTH: str = _read(
+    "INVENTORY_AUTH", "open" if _is_local and not PRODUCTION else "accounts"
+)
+if INVENTORY_AUTH == "open" and not _is_local:
+    _environment.fault(
+        "INVENTORY_AUTH",
+        f"is open, and INVENTORY_BIND is {INVENTORY_BIND}: whoever can connect could read and "
+        "write everything. Write accounts, or listen on 127.0.0.1.",
+    )
+INVENTORY_LOGIN_RATE: rates.Rate | None = _read("INVENTORY_LOGIN_RATE")
+INVENTORY_UPLOAD_RATE: rates.Rate | None = _read("INVENTORY_UPLOAD_RATE")
 INVENTORY_TRUSTED_ORIGINS: list[str] = _read("INVENTORY_TRUSTED_ORIGINS")
 INVENTORY_METRICS_ALLOWED: list[Any] = _read("INVENTORY_METRICS_ALLOWED")
 INVENTORY_TRUSTED_PROXIES: list[Any] = _read("INVENTORY_TRUSTED_PROXIES")
@@ -288,7 +309,12 @@ INVENTORY_MAX_UPLOAD_BYTES: int = _read("INVENTORY_MAX_UPLOAD_BYTES")
 INVENTORY_MAX_IMAGE_BYTES: int = _read("INVENTORY_MAX_IMAGE_BYTES")
 INVENTORY_MAX_PDF_BYTES: int = _read("INVENTORY_MAX_PDF_BYTES")
 FILE_UPLOAD_HANDLERS = ["attachments.uploads.HashingUploadHandler"]
-_own_defaults = {"CAS_THUMBNAIL_CACHE_DIR": DATA_DIR / "thumbnails"}
+_own_defaults: dict[str, Any] = {"CAS_THUMBNAIL_CACHE_DIR": DATA_DIR / "thumbnails"}
+if INVENTORY_AUTH == "accounts":
+    # Blobs are served without asking the database who asks: what gives access is the URL.
+    _own_defaults["CAS_SIGNED_URLS"] = True
+    _derived = salted_hmac("inventory.settings", "CAS_URL_SIGNING_KEYS", SECRET_KEY)
+    _own_defaults["CAS_URL_SIGNING_KEYS"] = (_derived.hexdigest(),)
 _serving = {row.name: _read(row.name, _own_defaults.get(row.name)) for row in SERVING}
 for _, _name, _problem in contradictions(from_values(_serving)):
     _environment.fault(_name, _problem)
@@ -314,8 +340,13 @@ INSTALLED_APPS = [
     "django_prometheus",
     "rest_framework",
     "cas",
+    "knox",
+    "axes",
+    "simple_history",
     "attachments",
     "parts",
+    # Behind the others, whose permissions its roles have.
+    "accounts",
 ]
 MIDDLEWARE = [
     "inventory.middleware.RequestIdMiddleware",
@@ -333,6 +364,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "inventory.middleware.UploadRateMiddleware",
+    "axes.middleware.AxesMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -367,13 +400,31 @@ REST_FRAMEWORK = {
         "inventory.parsers.BoundedJSONParser",
         "attachments.uploads.StrictMultiPartParser",
     ],
-    "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.ModelPermissions"],
+    "DEFAULT_THROTTLE_CLASSES": ["accounts.throttles.UploadThrottle"],
     "UNAUTHENTICATED_USER": None,
     "URL_FORMAT_OVERRIDE": None,
     "EXCEPTION_HANDLER": "inventory.errors.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
+KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_DISABLE_ACCESS_LOG = True
+AXES_LOCKOUT_CALLABLE = "accounts.login.locked_out"
+# `inventory.middleware.ClientAddressMiddleware` has looked at what proxies say.
+AXES_CLIENT_IP_CALLABLE = "accounts.login.address_of"
+AXES_VERBOSE = False
 STATIC_URL = "static/"
 # The admin's files are served from where their packages keep them; there is nothing to collect.
 WHITENOISE_USE_FINDERS = True

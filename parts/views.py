@@ -59,8 +59,12 @@ class Pages(PageNumberPagination):
 
 
 class StrictView(APIView):
-    """Refuses query parameters that it does not have, and single ones that are given twice."""
+    """Refuses query parameters that it does not have, and single ones that are given twice.
 
+    `permissions` are those that each method needs, where there are accounts.
+    """
+
+    permissions: Permissions = {}
     PARAMETERS: tuple[str, ...] = ()
     REPEATABLE: tuple[str, ...] = ()
 
@@ -78,6 +82,27 @@ class StrictView(APIView):
 
 
 PAGES = ("page", "page_size")
+
+Permissions = dict[str, tuple[str, ...]]
+
+
+def of_rows(model: str) -> Permissions:
+    """What each method needs of Django's permissions, where it does what its name says."""
+    label, _, name = model.partition(".")
+    actions = {
+        "GET": "view",
+        "POST": "add",
+        "PUT": "change",
+        "PATCH": "change",
+        "DELETE": "delete",
+    }
+    return {method: (f"{label}.{action}_{name}",) for method, action in actions.items()}
+
+
+OF_TYPES = of_rows("parts.type")
+OF_PARTS = of_rows("parts.part")
+OF_ATTACHMENTS = of_rows("attachments.attachment")
+CHANGES_A_PART = ("parts.change_part",)
 
 VALIDATED = {"Cache-Control": "private, no-cache"}
 """What shows a row is asked for again each time, and answered 304 while it is as it was."""
@@ -183,6 +208,7 @@ class TypeList(StrictView, generics.ListCreateAPIView[Type]):
     """Types by name. POST of a name that is there, however it is written, answers that one."""
 
     PARAMETERS = PAGES
+    permissions = OF_TYPES
     serializer_class = TypeSerializer
     pagination_class = Pages
     queryset = Type.objects.order_by("folded")
@@ -196,6 +222,7 @@ class TypeList(StrictView, generics.ListCreateAPIView[Type]):
 
 
 class TypeDetail(VersionedView):
+    permissions = OF_TYPES
     serializer_class = TypeSerializer
     queryset = Type.objects.all()
 
@@ -210,6 +237,7 @@ class TypeDetail(VersionedView):
 class PartList(StrictView, generics.ListCreateAPIView[Part]):
     PARAMETERS = ("search", "type", "has_cover", "ordering", *PAGES)
     REPEATABLE = ("tag",)
+    permissions = OF_PARTS
     serializer_class = PartSerializer
     pagination_class = Pages
 
@@ -226,6 +254,7 @@ class PartList(StrictView, generics.ListCreateAPIView[Part]):
 
 
 class PartDetail(VersionedView):
+    permissions = OF_PARTS
     serializer_class = PartSerializer
     queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related(
         prefetched()
@@ -235,6 +264,8 @@ class PartDetail(VersionedView):
 class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[Attachment]):
     """A part's attachments; POST uploads a file (multipart) or adds a link (JSON)."""
 
+    permissions = OF_ATTACHMENTS
+    takes_uploads = True
     serializer_class = AttachmentSerializer
 
     def get_queryset(self) -> QuerySet[Attachment]:
@@ -289,6 +320,8 @@ class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[
 class PartTag(StrictView):
     """One tag of a part: POST puts it on the part behind the others, DELETE takes it off."""
 
+    permissions = {"POST": CHANGES_A_PART, "DELETE": CHANGES_A_PART}
+
     def post(self, request: Request, key: str, name: str) -> Response:
         return _part_shown(key, added=self._add(key, name))
 
@@ -329,6 +362,7 @@ def _part_shown(key: str, *, added: bool = False) -> Response:
 class AttachmentDetail(VersionedView):
     """One attachment. PUT and PATCH change its title; DELETE leaves the blob to the collector."""
 
+    permissions = OF_ATTACHMENTS
     serializer_class = AttachmentSerializer
     queryset = Attachment.objects.select_related("part")
 
@@ -399,6 +433,12 @@ def _moved(row: Attachment, query: BlobQuery | ThumbnailQuery) -> HttpResponse:
 class Cover(StrictView):
     """A part's cover: GET its attachment, PUT `attachment_id` to choose it, DELETE to have none."""
 
+    permissions = {
+        "GET": OF_ATTACHMENTS["GET"],
+        "PUT": CHANGES_A_PART,
+        "DELETE": CHANGES_A_PART,
+    }
+
     def get(self, request: Request, key: str) -> Response:
         part = get_object_or_404(Part.objects.select_related("cover_attachment"), key=key)
         if part.cover_attachment is None:
@@ -426,6 +466,8 @@ class Cover(StrictView):
 
 class CopyAttachment(StrictView):
     """Attach a stored blob, or a link, to another part. No bytes move."""
+
+    permissions = {"POST": OF_ATTACHMENTS["POST"]}
 
     def post(self, request: Request) -> Response:
         given = CopyInput(data=request.data)

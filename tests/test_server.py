@@ -172,18 +172,17 @@ def test_tidies_what_killed_uploads_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104
 def test_refuses_to_listen_for_other_machines_without_accounts(address: str) -> None:
-    done = run(INVENTORY_BIND=address, PORT=str(free_port()))
+    done = run(INVENTORY_AUTH="open", INVENTORY_BIND=address, PORT=str(free_port()))
     assert done.returncode == 1
-    assert f"Refusing to listen on {address}" in done.stderr
-    assert "INVENTORY_ALLOW_OPEN_API=true" in done.stderr
+    assert "INVENTORY_AUTH is open" in done.stderr
+    assert f"INVENTORY_BIND is {address}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_listens_for_other_machines_when_told_to(tmp_path: Path) -> None:
+def test_listens_for_other_machines_with_accounts(tmp_path: Path) -> None:
     with Server(
         tmp_path,
         INVENTORY_BIND="0.0.0.0",  # noqa: S104
-        INVENTORY_ALLOW_OPEN_API="true",
         DATABASE_URL="",
     ) as opened:
         assert opened.stop() == 0

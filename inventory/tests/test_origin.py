@@ -70,12 +70,14 @@ def test_origins_that_the_operator_lists_may_write(settings: Any) -> None:
     assert post(origin="https://shop.example:8443").status_code == 403
 
 
-def test_other_machines_may_use_the_api_only_if_it_was_opened(settings: Any) -> None:
+def test_other_machines_may_use_the_api_only_with_an_account(settings: Any) -> None:
     elsewhere = Client(REMOTE_ADDR="192.0.2.7")
     refused = elsewhere.get("/api/types")
     assert refused.status_code == 403
     assert refused.json()["error"]["code"] == "not_local"
     for peer in ("::1", "127.8.9.1", "::ffff:127.0.0.1", ""):
         assert Client(REMOTE_ADDR=peer).get("/api/types").status_code == 200, peer
-    settings.INVENTORY_ALLOW_OPEN_API = True
-    assert elsewhere.get("/api/types").status_code == 200
+    proxied = Client(REMOTE_ADDR="127.0.0.1", HTTP_X_FORWARDED_FOR="192.0.2.7, 127.0.0.1")
+    assert proxied.get("/api/types").status_code == 403
+    settings.INVENTORY_AUTH = "accounts"
+    assert elsewhere.get("/api/types").status_code == 401

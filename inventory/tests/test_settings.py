@@ -93,7 +93,10 @@ def test_a_development_key_is_made_once_and_is_private(tmp_path: Path) -> None:
         ({"SECRET_KEY": "django-insecure-" + KEY}, ["SECRET_KEY is easily guessed"]),
         ({"INVENTORY_DEBUG": "true"}, ["INVENTORY_DEBUG is on in production"]),
         ({"INVENTORY_ALLOWED_HOSTS": "*"}, ["INVENTORY_ALLOWED_HOSTS"]),
-        ({"CAS_SIGNED_URLS": "true"}, ["CAS_URL_SIGNING_KEYS is missing"]),
+        (
+            {"CAS_SIGNED_URLS": "true", "INVENTORY_AUTH": "open"},
+            ["CAS_URL_SIGNING_KEYS is missing"],
+        ),
         ({"CAS_S3_REGION": "eu-west-1"}, ["CAS_S3_BUCKET is missing"]),
         (
             {"CAS_S3_BUCKET": "b", "CAS_S3_ACCESS_KEY_ID": "a"},
@@ -111,6 +114,12 @@ def test_a_development_key_is_made_once_and_is_private(tmp_path: Path) -> None:
         ({"DATABASE_URL": "mysql://u:hush@h/n"}, ["DATABASE_URL is not"]),
         ({"DATABASE_URL": "postgres://u:hush@[h/n"}, ["DATABASE_URL is not"]),
         ({"DATABASE_URL": "postgres://u:hush@h"}, ["DATABASE_URL is not"]),
+        ({"INVENTORY_ALLOW_OPEN_API": "true"}, ["write INVENTORY_AUTH=accounts instead"]),
+        (
+            {"INVENTORY_AUTH": "open", "INVENTORY_BIND": "192.0.2.1"},
+            ["INVENTORY_AUTH is open, and INVENTORY_BIND is 192.0.2.1"],
+        ),
+        ({"INVENTORY_LOGIN_RATE": "many"}, ["Write a number and a period"]),
         ({"PORT": "0", "INVENTORY_ENV": "prod"}, ["PORT", "INVENTORY_ENV"]),
     ],
 )
