@@ -139,5 +139,4 @@ class TokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "token": obj,
         }
         shown = TemplateResponse(request, "admin/accounts/token/made.html", context)
-        shown["Cache-Control"] = "no-store"
         return shown

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from django.apps import apps as registry
 from django.db import transaction
 
 
@@ -35,7 +36,7 @@ MANAGER: Final = EDITOR | (
 ROLES: Final = {"viewer": VIEWER, "editor": EDITOR, "manager": MANAGER}
 
 
-def create_roles(apps: Any, using: str, **_: Any) -> None:
+def create_roles(using: str, apps: Any = registry, **_: Any) -> None:
     """Give each role what it was not given before. Receives `post_migrate`."""
     try:
         grants = apps.get_model("accounts", "RoleGrant")._default_manager.using(using)
