@@ -138,5 +138,4 @@ class TokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "opts": self.opts,
             "token": obj,
         }
-        shown = TemplateResponse(request, "admin/accounts/token/made.html", context)
-        return shown
+        return TemplateResponse(request, "admin/accounts/token/made.html", context)

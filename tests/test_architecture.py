@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("inventory", "parts", "attachments", "cas")
+ROOMS = ("inventory", "accounts", "parts", "attachments", "cas")
 VAGUE = {"utils", "util", "helpers", "helper", "services", "service", "common", "misc"}
 
 pytestmark = pytest.mark.sqlite

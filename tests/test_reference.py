@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-OUR_APPS = {"cas", "attachments", "parts"}
+OUR_APPS = {"cas", "attachments", "parts", "accounts"}
 # Bases of families of errors; only what derives from them is ever answered.
 NEVER_ANSWERED = {"denied", "size_mismatch", "upload_refused", "unrenderable"}
 
@@ -64,7 +64,7 @@ def test_settings() -> None:
 
 
 def test_error_codes() -> None:
-    text = source("cas", "attachments", "parts", "inventory")
+    text = source("cas", "attachments", "parts", "accounts", "inventory")
     answered = (
         r'(?:[ (]\d{3},\s*|_response\(\s*[\w.]+,\s*|\bcode=|\b(?:default_)?code = )"([a-z_]+)"'
     )
@@ -79,7 +79,7 @@ def test_error_codes() -> None:
 
 
 def test_checks() -> None:
-    text = source("cas", "attachments", "parts", "inventory")
+    text = source("cas", "attachments", "parts", "accounts", "inventory")
     ids = set(re.findall(r'"([a-z]+\.[EWI]\d{3})"', text))
     told: set[str] = set()
     for row in re.findall(r"^\| (`.+?) \|", page("checks.md"), re.M):
@@ -106,7 +106,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 def test_what_the_pages_name_exists() -> None:
     """Files by their path or the end of it, links with their headings, and whole packages."""
-    ours = ("inventory", "parts", "attachments", "cas", "tests", "benchmarks", "deploy")
+    ours = ("inventory", "accounts", "parts", "attachments", "cas", "tests", "benchmarks", "deploy")
     files = [str(path.relative_to(ROOT)) for room in ours for path in (ROOT / room).rglob("*.*")]
     for path in PAGES:
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Wrong passwords lock an account for an address, in the database; logins and uploads have rates."""
+"""Wrong passwords lock an account for an address; logins and uploads have rates."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_rate_lets_a_burst_through_and_then_so_many_in_a_period(
 
 @pytest.mark.django_db(transaction=True)
 def test_processes_that_take_at_one_time_take_no_more() -> None:
-    taken = []
+    taken: list[bool] = []
 
     def take() -> None:
         taken.extend(Allowance.take("a", Rate(5, 3600)) == 0 for _ in range(3))

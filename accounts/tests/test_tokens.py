@@ -18,8 +18,10 @@ from accounts.tests.conftest import bearer
 
 pytestmark = pytest.mark.django_db
 
+PASSWORD = "correct horse battery"
 
-def basic(name: str, password: str = "correct horse battery") -> dict[str, str]:
+
+def basic(name: str, password: str = PASSWORD) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 

@@ -69,7 +69,7 @@ def main():
     store.remove(digest.key)
     found["left"] = [stat.key for stat in store.scan("cas/")]
     found["after"] = client.get(url).status_code
-    ours = ("inventory", "parts", "attachments")
+    ours = ("inventory", "accounts", "parts", "attachments")
     found["imported"] = [name for name in sys.modules if name.partition(".")[0] in ours]
     found["models"] = "django.db.backends.sqlite3" in sys.modules
     print(json.dumps(found))
