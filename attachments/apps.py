@@ -1,9 +1,13 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class AttachmentsConfig(AppConfig):
     name = "attachments"
 
     def ready(self) -> None:
-        """Register the system checks."""
-        from attachments import checks  # noqa: F401
+        """Register the system checks, and what keeps the history."""
+        from attachments import checks, history  # noqa: F401
+
+        history.connect()
+        post_migrate.connect(history.create_triggers, sender=self, dispatch_uid="triggers")

@@ -228,6 +228,21 @@ class AttachmentQuerySet(models.QuerySet["Attachment"]):
         return rows.alias(type_name=Lower("content_type")).filter(plain)
 
 
+class Recorded(NamedTuple):
+    """What the history keeps of a table's rows; see `attachments.history`.
+
+    `part` is an SQL expression for the id of the part that a row belongs to, and `values` has such
+    expressions by name; in each `{row}` stands for OLD or NEW. A change of one of the columns
+    `edits` is an edit; one of `touches` alone is noted, without values, for those who keep a copy.
+    """
+
+    table: str
+    part: str
+    values: dict[str, str]
+    edits: tuple[str, ...]
+    touches: tuple[str, ...] = ()
+
+
 class Links(NamedTuple):
     """URLs of an attachment's bytes; each None where there is nothing to link to."""
 
@@ -319,6 +334,20 @@ class Attachment(Versioned):
 
     def __str__(self) -> str:
         return self.title or self.filename or self.url or f"attachment {self.pk}"
+
+    @classmethod
+    def recorded(cls) -> list[Recorded]:
+        """A migration is no edit: the key, and what the bytes tell, are no more than touches."""
+        edits = ("title", "attachment_type", "url", "filename")
+        return [
+            Recorded(
+                table=cls._meta.db_table,
+                part="{row}.part_id",
+                values={name: f"{{row}}.{name}" for name in edits},
+                edits=("part_id", *edits),
+                touches=("version", "s3_key", "content_type", "file_size"),
+            )
+        ]
 
     def rename(self, title: str) -> bool:
         """Write another title, and nothing else. False if the row is gone.
@@ -413,6 +442,43 @@ class Attachment(Versioned):
     def _transitional_url(self, query: BlobQuery | ThumbnailQuery) -> str:
         path = reverse("attachment-content", args=[self.part.key, self.pk])
         return public_url(path, path, query)
+
+
+class Change(models.Model):
+    """One change of a row: written by the triggers of `attachments.history`, and by nothing else.
+
+    `before` and `after` are what was recorded of the row; both are null for a touch, which changed
+    what clients see without being an edit. `actor` is an account, with the token it used, or a
+    command. `part_id` is the part that the row belongs to. In the order of `transaction_id` and
+    `id`, what is finished stays before what is not (see `parts.updates`).
+    """
+
+    class Action(models.TextChoices):
+        INSERT = "insert", "added"
+        UPDATE = "update", "changed"
+        DELETE = "delete", "deleted"
+        TOUCH = "touch", "touched"
+
+    table_name = models.CharField(max_length=63)
+    row_id = models.BigIntegerField()
+    part_id = models.BigIntegerField(null=True)
+    action = models.CharField(max_length=10, choices=Action)
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=255, blank=True)
+    before = models.JSONField(null=True)
+    after = models.JSONField(null=True)
+    transaction_id = models.BigIntegerField()
+
+    class Meta:
+        db_table = "changes"
+        ordering = ("transaction_id", "id")
+        indexes = [
+            models.Index(fields=["transaction_id", "id"], name="change_order"),
+            models.Index(fields=["part_id", "id"], name="change_of_part"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.table_name} {self.row_id} {self.action}"
 
 
 class Verification(models.Model):

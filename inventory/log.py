@@ -36,7 +36,12 @@ def of_request() -> dict[str, str]:
     request = current_request.get()
     if request is None:
         return {}
-    found = {"request_id": str(getattr(request, "id", ""))}
+    return {"request_id": str(getattr(request, "id", "")), **account_of(request)}
+
+
+def account_of(request: HttpRequest) -> dict[str, str]:
+    """The request's `user` and `token`, where they are known by now."""
+    found = {}
     # `request.user` is a lazy object that asks the database, unless the API has put one there.
     user = getattr(request, "_cached_user", None) or getattr(request, "user", None)
     if user is not None and not isinstance(user, LazyObject) and (name := user.get_username()):
@@ -44,6 +49,14 @@ def of_request() -> dict[str, str]:
     if token := getattr(getattr(request, "auth", None), "name", ""):
         found["token"] = token
     return found
+
+
+def current_account() -> str:
+    """Who makes the current request, for the history: the account, and the token that it used."""
+    request = current_request.get()
+    account = account_of(request) if request else {}
+    name, token = account.get("user", ""), account.get("token")
+    return f"{name} ({token})" if token else name
 
 
 class OneLine(logging.Formatter):

@@ -21,11 +21,12 @@ from django.core.signals import request_finished
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from accounts.throttles import upload_wait
+from attachments.history import current_actor
 from cas.conf import serving
 from cas.responses import error_response
 from cas.views import blob
 from inventory.errors import bad_request
-from inventory.log import current_request
+from inventory.log import current_account, current_request
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class RequestIdMiddleware(_Middleware):
         request.id = request_id  # type: ignore[attr-defined]
         # Django logs a response of 400 and above after all middleware.
         current_request.set(request)
+        current_actor.set(current_account)
         response = self.get_response(request)
         if not request.path_info.startswith(BLOBS):
             response[REQUEST_ID] = request_id

@@ -13,7 +13,14 @@ from django.db.models import Q
 from django.db.models.functions import Length
 
 from attachments.locks import lock_rows
-from attachments.models import FoldedField, Versioned, fold, raise_versions
+from attachments.models import (
+    FoldedField,
+    Recorded,
+    Versioned,
+    fold,
+    folded_fields,
+    raise_versions,
+)
 from attachments.object_keys import KeyKind, ObjectKeyField
 from parts.constraints import CompositeForeignKey
 
@@ -70,6 +77,12 @@ class Named(Versioned):
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def recorded(cls) -> list[Recorded]:
+        """Whoever renames one touches its parts, too (`save`)."""
+        values = {"name": "{row}.name"}
+        return [Recorded(cls._meta.db_table, part="NULL", values=values, edits=("name",))]
 
     @classmethod
     def folded_name(cls, name: str) -> str:
@@ -222,6 +235,25 @@ class Part(Versioned):
 
     def __str__(self) -> str:
         return f"{self.key} {self.description}"
+
+    @classmethod
+    def recorded(cls) -> list[Recorded]:
+        """The part's own columns, and the tags put on it and taken off."""
+        folded = {field.column for field in folded_fields(cls)}
+        kept = {"id", "version", "created_at", "updated_at", *folded}
+        names = tuple(str(field.column) for field in cls._meta.concrete_fields)
+        edits = tuple(name for name in names if name not in kept)
+        values = {name: f"{{row}}.{name}" for name in edits if name != "type_id"}
+        values["type"] = "(SELECT name FROM types WHERE id = {row}.type_id)"
+        return [
+            Recorded(cls._meta.db_table, "{row}.id", values, edits, touches=("version",)),
+            Recorded(
+                cls.tags.through._meta.db_table,
+                part="{row}.part_id",
+                values={"tag": "(SELECT name FROM tags WHERE id = {row}.tag_id)"},
+                edits=("tag_id", "part_id"),
+            ),
+        ]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Generate the key of a new part. Raises ValidationError when a stored key is changed.

@@ -24,6 +24,7 @@ urlpatterns = [
     path("parts/copy-attachment", views.CopyAttachment.as_view(), name="copy-attachment"),
     path(PART, views.PartDetail.as_view(), name="part-detail"),
     path(f"{PART}/tags/<path:name>", views.PartTag.as_view(), name="part-tag"),
+    path(f"{PART}/history", views.PartHistory.as_view(), name="part-history"),
     path(f"{PART}/cover", views.Cover.as_view(), name="part-cover"),
     path(f"{PART}/attachments", views.AttachmentList.as_view(), name="attachment-list"),
     path(ATTACHMENT, views.AttachmentDetail.as_view(), name="attachment-detail"),

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from attachments.locks import retried
-from attachments.models import Attachment, Versioned
+from attachments.models import Attachment, Change, Versioned
 from attachments.references import SourceGone
 from attachments.serializers import AttachmentSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
@@ -34,6 +34,7 @@ from parts.filters import PartQuery, filtered
 from parts.models import Part, Tag, Type
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
 from parts.tags import names_in_order, prefetched, set_tags
+from parts.updates import Cursor, history, shown, updates
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +236,9 @@ class TypeDetail(VersionedView):
 
 
 class PartList(StrictView, generics.ListCreateAPIView[Part]):
-    PARAMETERS = ("search", "type", "has_cover", "ordering", *PAGES)
+    """Parts, filtered and by pages; with `updated_since`, what was changed since a cursor."""
+
+    PARAMETERS = ("search", "type", "has_cover", "ordering", "updated_since", *PAGES)
     REPEATABLE = ("tag",)
     permissions = OF_PARTS
     serializer_class = PartSerializer
@@ -252,6 +255,27 @@ class PartList(StrictView, generics.ListCreateAPIView[Part]):
         )
         return filtered(parts, query.validated_data)
 
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        if "updated_since" not in request.query_params:
+            return super().list(request, *args, **kwargs)
+        if others := set(request.query_params) - {"updated_since", "page_size"}:
+            fault = ErrorDetail("This does not go together with updated_since.", "invalid")
+            raise ValidationError({name: [fault] for name in others})
+        try:
+            since = Cursor.parse(request.query_params["updated_since"])
+        except ValueError as error:
+            fault = ErrorDetail("This is now, or the cursor of an answer.", "invalid")
+            raise ValidationError({"updated_since": [fault]}) from error
+        found = updates(since, Pages().get_page_size(request))
+        rows = PartDetail.queryset.filter(pk__in=found.parts).order_by("pk")
+        body = {
+            "results": self.get_serializer(rows, many=True).data,
+            "deleted": found.deleted,
+            "cursor": str(found.cursor),
+            "more": found.more,
+        }
+        return Response(body, headers={"Cache-Control": "no-store"})
+
 
 class PartDetail(VersionedView):
     permissions = OF_PARTS
@@ -259,6 +283,19 @@ class PartDetail(VersionedView):
     queryset = Part.objects.select_related("type", "cover_attachment").prefetch_related(
         prefetched()
     )
+
+
+class PartHistory(StrictView, generics.GenericAPIView[Change]):
+    """Who changed what of a part, its tags and attachments, and when; the newest first."""
+
+    PARAMETERS = PAGES
+    permissions = {"GET": (*OF_PARTS["GET"], *OF_ATTACHMENTS["GET"])}
+    pagination_class = Pages
+
+    def get(self, request: Request, key: str) -> Response:
+        part = get_object_or_404(Part, key=key)
+        page = self.paginate_queryset(history(part))
+        return self.get_paginated_response([shown(change) for change in page or ()])
 
 
 class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[Attachment]):

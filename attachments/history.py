@@ -1,0 +1,202 @@
+"""What was changed, when and by whom: rows of `changes`, written by triggers in the database.
+
+A trigger sees every write, whoever makes it and however: a form, `QuerySet.update`, a command, a
+bulk insert. A model says with `recorded` what of it is recorded. The triggers are made anew after
+each migration, which may have replaced a table and lost them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Final
+
+from django.apps import apps
+from django.db import connections, transaction
+from django.db.backends.signals import connection_created
+
+from attachments.models import Change, Recorded
+
+ACTOR: Final = "inventory_actor"
+LONGEST_ACTOR: Final = 255
+
+
+def _command() -> str:
+    """Who acts outside of requests: the command that runs."""
+    program, *arguments = sys.argv or [""]
+    return f"manage.py {arguments[0]}" if Path(program).name == "manage.py" and arguments else ""
+
+
+current_actor: Final[ContextVar[Callable[[], str]]] = ContextVar("actor", default=_command)
+"""Asked at each write, as a request's account may be known by then only."""
+
+
+@contextmanager
+def acting(name: str) -> Iterator[None]:
+    """What is written in the block was done by `name`."""
+    token = current_actor.set(lambda: name)
+    try:
+        yield
+    finally:
+        current_actor.reset(token)
+
+
+def actor() -> str:
+    """Who writes now, as it is recorded."""
+    return current_actor.get()()[:LONGEST_ACTOR].replace("\0", "")
+
+
+def all_recorded() -> list[Recorded]:
+    """Of every model that has a `recorded`, and of every table that such a one adds."""
+    return [
+        each for model in apps.get_models() for each in getattr(model, "recorded", lambda: ())()
+    ]
+
+
+# Telling the triggers who acts
+
+
+def _prepare(connection: Any, **_: Any) -> None:
+    if connection.vendor == "sqlite":
+        connection.connection.create_function(ACTOR, 0, actor)
+    elif _tell_actor not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_tell_actor)
+
+
+def _tell_actor(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+    """Set the session's actor right before each statement that writes to a recorded table.
+
+    Not once for a request: a rollback would take it back to the one before.
+    """
+    if isinstance(sql, str) and (found := _WRITES.match(sql)) and found[1] in _tables():
+        context["connection"].connection.execute(
+            "SELECT set_config(%s, %s, false)", ("inventory.actor", actor())
+        )
+    return execute(sql, params, many, context)
+
+
+_WRITES: Final = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM) "(\w+)"')
+
+
+def _tables() -> frozenset[str]:
+    global _known
+    if not _known:
+        _known = frozenset(each.table for each in all_recorded())
+    return _known
+
+
+_known: frozenset[str] = frozenset()
+
+
+# The triggers
+
+
+def create_triggers(using: str, **_: Any) -> None:
+    """Make them as the models say, where they are not. Receives `post_migrate`."""
+    connection = connections[using]
+    tables = set(connection.introspection.table_names())
+    if Change._meta.db_table not in tables:
+        return
+    wanted: dict[str, str] = {}
+    for recorded in all_recorded():
+        if recorded.table in tables:
+            wanted |= _statements(recorded, connection.vendor)
+    with transaction.atomic(using=using), connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+        else:
+            cursor.execute(
+                "SELECT tgname, obj_description(oid, 'pg_trigger') FROM pg_trigger "
+                "WHERE NOT tgisinternal AND tgname LIKE 'changes_of_%%'"
+            )
+        there = dict(cursor.fetchall())
+        for name, statement in wanted.items():
+            if there.get(name) == statement:
+                continue
+            if connection.vendor == "sqlite":
+                cursor.execute(f"DROP TRIGGER IF EXISTS {name}")
+                cursor.execute(statement)
+            else:
+                # psycopg sends what has no parameters as it is.
+                cursor.execute(statement, None)
+                table = name.removeprefix("changes_of_")
+                literal = statement.replace("'", "''")
+                cursor.execute(f"COMMENT ON TRIGGER {name} ON {table} IS '{literal}'", None)
+
+
+def _statements(recorded: Recorded, vendor: str) -> dict[str, str]:
+    """The triggers of a table, by name."""
+    if vendor == "sqlite":
+        return {
+            f"changes_of_{recorded.table}_{event.lower()}": _sqlite(recorded, event)
+            for event in ("INSERT", "UPDATE", "DELETE")
+        }
+    return {f"changes_of_{recorded.table}": _postgresql(recorded)}
+
+
+def _values(recorded: Recorded, row: str, function: str) -> str:
+    pairs = (f"'{name}', {sql.format(row=row)}" for name, sql in recorded.values.items())
+    return f"{function}({', '.join(pairs)})"
+
+
+def _differs(columns: tuple[str, ...], operator: str) -> str:
+    return " OR ".join(f"OLD.{name} {operator} NEW.{name}" for name in columns) or "FALSE"
+
+
+_COLUMNS: Final = "table_name, row_id, part_id, action, at, actor, before, after, transaction_id"
+
+
+def _sqlite(recorded: Recorded, event: str) -> str:
+    row = "OLD" if event == "DELETE" else "NEW"
+    before = "NULL" if event == "INSERT" else _values(recorded, "OLD", "json_object")
+    after = "NULL" if event == "DELETE" else _values(recorded, "NEW", "json_object")
+    action, condition = f"'{event.lower()}'", ""
+    if event == "UPDATE":
+        edited = _differs(recorded.edits, "IS NOT")
+        condition = f" WHEN {edited} OR {_differs(recorded.touches, 'IS NOT')}"
+        action = f"CASE WHEN {edited} THEN 'update' ELSE 'touch' END"
+        before, after = (f"CASE WHEN {edited} THEN {each} END" for each in (before, after))
+    part = recorded.part.format(row=row)
+    return (
+        f"CREATE TRIGGER changes_of_{recorded.table}_{event.lower()} AFTER {event} "
+        f"ON {recorded.table}{condition} BEGIN INSERT INTO changes ({_COLUMNS}) VALUES "
+        f"('{recorded.table}', {row}.id, {part}, {action}, "
+        f"strftime('%Y-%m-%d %H:%M:%f', 'now'), {ACTOR}(), {before}, {after}, 0); END"
+    )
+
+
+def _postgresql(recorded: Recorded) -> str:
+    name = f"changes_of_{recorded.table}"
+    row = {each: _values(recorded, each, "jsonb_build_object") for each in ("OLD", "NEW")}
+
+    def insert(of: str, action: str, before: str, after: str) -> str:
+        part = recorded.part.format(row=of)
+        return (
+            f"INSERT INTO changes ({_COLUMNS}) VALUES ('{recorded.table}', {of}.id, {part}, "
+            f"'{action}', clock_timestamp(), coalesce(current_setting('inventory.actor', true), "
+            f"''), {before}, {after}, pg_current_xact_id()::text::bigint);"
+        )
+
+    distinct = "IS DISTINCT FROM"
+    body = (
+        f"IF TG_OP = 'INSERT' THEN {insert('NEW', 'insert', 'NULL', row['NEW'])} "
+        f"ELSIF TG_OP = 'DELETE' THEN {insert('OLD', 'delete', row['OLD'], 'NULL')} "
+        f"ELSIF {_differs(recorded.edits, distinct)} THEN "
+        f"{insert('NEW', 'update', row['OLD'], row['NEW'])} "
+        f"ELSIF {_differs(recorded.touches, distinct)} THEN "
+        f"{insert('NEW', 'touch', 'NULL', 'NULL')} END IF; RETURN NULL;"
+    )
+    return (
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$body$ BEGIN {body} END $body$; DROP TRIGGER IF EXISTS {name} ON {recorded.table}; "
+        f"CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON {recorded.table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {name}()"
+    )
+
+
+def connect() -> None:
+    connection_created.connect(_prepare, dispatch_uid="history-actor")
