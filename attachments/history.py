@@ -162,7 +162,7 @@ def _sqlite(recorded: Recorded, event: str) -> str:
         before, after = (f"CASE WHEN {edited} THEN {each} END" for each in (before, after))
     part = recorded.part.format(row=row)
     return (
-        f"CREATE TRIGGER changes_of_{recorded.table}_{event.lower()} AFTER {event} "
+        f"CREATE TRIGGER changes_of_{recorded.table}_{event.lower()} AFTER {event} "  # noqa: S608
         f"ON {recorded.table}{condition} BEGIN INSERT INTO changes ({_COLUMNS}) VALUES "
         f"('{recorded.table}', {row}.id, {part}, {action}, "
         f"strftime('%Y-%m-%d %H:%M:%f', 'now'), {ACTOR}(), {before}, {after}, 0); END"
@@ -176,7 +176,7 @@ def _postgresql(recorded: Recorded) -> str:
     def insert(of: str, action: str, before: str, after: str) -> str:
         part = recorded.part.format(row=of)
         return (
-            f"INSERT INTO changes ({_COLUMNS}) VALUES ('{recorded.table}', {of}.id, {part}, "
+            f"INSERT INTO changes ({_COLUMNS}) VALUES ('{recorded.table}', {of}.id, {part}, "  # noqa: S608
             f"'{action}', clock_timestamp(), coalesce(current_setting('inventory.actor', true), "
             f"''), {before}, {after}, pg_current_xact_id()::text::bigint);"
         )

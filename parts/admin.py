@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.widgets import AdminTextareaWidget
 from django.db import models, transaction
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -26,6 +26,7 @@ from parts.forms import AttachmentForm, AttachmentFormSet, MergeForm, PartForm
 from parts.models import Part, Tag, Type
 from parts.search import TooLong, matching
 from parts.tags import merge
+from parts.updates import history, shown
 
 if TYPE_CHECKING:
     AttachmentTabularInline = admin.TabularInline[Attachment, Part]
@@ -33,6 +34,9 @@ else:
     AttachmentTabularInline = admin.TabularInline
 
 logger = logging.getLogger(__name__)
+
+
+HISTORY_LISTED: Final = 200
 
 
 class CoverFilter(admin.SimpleListFilter):
@@ -175,6 +179,24 @@ class PartAdmin(VersionedAdmin):
         super().save_related(request, form, formsets, change)
         if "cover" in form.changed_data:
             _choose_cover(form.instance, form.cleaned_data["cover"])
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        """What everybody has changed, not in the admin alone."""
+        part = self.get_object(request, object_id)
+        if part is None or not self.has_view_permission(request, part):
+            raise Http404
+        newest = list(history(part)[: HISTORY_LISTED + 1])
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"History of {part.key}",
+            "opts": self.opts,
+            "part": part,
+            "changes": [shown(change) for change in newest[:HISTORY_LISTED]],
+            "more": len(newest) > HISTORY_LISTED,
+        }
+        return TemplateResponse(request, "admin/parts/part/history.html", context)
 
     def delete_model(self, request: HttpRequest, obj: Part) -> None:
         self.delete_queryset(request, Part.objects.filter(pk=obj.pk))

@@ -92,6 +92,7 @@ CASES = [
     Case("part-detail", "DELETE", EDITORS, PART),
     Case("part-tag", "POST", EDITORS, PART + "/tags/red"),
     Case("part-tag", "DELETE", EDITORS, PART + "/tags/blue"),
+    Case("part-history", "GET", EVERY_ROLE, PART + "/history"),
     Case("part-cover", "GET", EVERY_ROLE, PART + "/cover"),
     Case("part-cover", "PUT", EDITORS, PART + "/cover", lambda r: {"attachment_id": r.row.pk}),
     Case("part-cover", "DELETE", EDITORS, PART + "/cover"),

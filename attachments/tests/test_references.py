@@ -235,6 +235,10 @@ HOLD_NO_KEY = {
         "what was verified when; it is meant to outlive its blobs and to keep none",
         {"digest", "etag"},
     ),
+    "attachments.Change": (
+        "what a row had and has that people edit, which no key is among",
+        {"table_name", "action", "actor", "before", "after"},
+    ),
     "attachments.PendingDeletion": ("what is being deleted", {"digest"}),
     "parts.Type": ("a name", {"name", "folded"}),
     "parts.Tag": ("a name", {"name", "folded"}),
