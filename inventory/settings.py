@@ -342,7 +342,6 @@ INSTALLED_APPS = [
     "cas",
     "knox",
     "axes",
-    "simple_history",
     "attachments",
     "parts",
     # Behind the others, whose permissions its roles have.
