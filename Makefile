@@ -19,10 +19,10 @@ run: .venv/runtime
 test: .venv/development
 	@tests/install_servers.sh
 	$(PYTEST) -m "not postgres"
-	.venv/bin/python -m tests.postgres $(PYTEST) -m "not sqlite" tests attachments parts
+	.venv/bin/python -m tests.postgres $(PYTEST) -m "not sqlite" tests attachments parts accounts
 
 check: lint
-	$(PYTEST) --units -m "not postgres" cas attachments parts inventory
+	$(PYTEST) --units -m "not postgres" cas attachments parts accounts inventory
 
 test-store: .venv/development
 	.venv/bin/python -m tests.store

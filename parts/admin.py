@@ -9,21 +9,30 @@ from typing import TYPE_CHECKING, Any, Final
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.widgets import AdminTextareaWidget
+from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
 from django.db.models import Count, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from rest_framework.exceptions import ValidationError
 
 from attachments import markup
 from attachments.admin import Style, VersionedAdmin, VersionedForm
-from attachments.models import Attachment
+from attachments.models import Attachment, Change
 from cas.storage.base import StoreError
 from parts.covers import set_cover
 from parts.forms import AttachmentForm, AttachmentFormSet, MergeForm, PartForm
 from parts.models import Part, Tag, Type
+from parts.restore import NotRestorable, restore
 from parts.search import TooLong, matching
 from parts.tags import merge
 from parts.updates import history, shown
@@ -195,8 +204,37 @@ class PartAdmin(VersionedAdmin):
             "part": part,
             "changes": [shown(change) for change in newest[:HISTORY_LISTED]],
             "more": len(newest) > HISTORY_LISTED,
+            "may_restore": self.has_restore_permission(request),
         }
         return TemplateResponse(request, "admin/parts/part/history.html", context)
+
+    def get_urls(self) -> list[Any]:
+        restoring = path(
+            "<int:part_id>/history/<int:change_id>/restore/",
+            self.admin_site.admin_view(self.restore_view),
+            name="parts_part_restore",
+        )
+        return [restoring, *super().get_urls()]
+
+    def restore_view(self, request: HttpRequest, part_id: int, change_id: int) -> HttpResponse:
+        """Take a change back, then show the history, which has that too."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_restore_permission(request):
+            raise PermissionDenied
+        try:
+            restore(part_id, change_id)
+        except (Part.DoesNotExist, Change.DoesNotExist) as error:
+            raise Http404 from error
+        except (NotRestorable, ValidationError) as error:
+            told = f"Nothing was changed. {_said(error)}"
+            self.message_user(request, told, messages.ERROR)
+        else:
+            self.message_user(request, "It is as it was before that change.", messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:parts_part_history", args=[part_id]))
+
+    def has_restore_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perms(("parts.change_part", "attachments.change_attachment"))
 
     def delete_model(self, request: HttpRequest, obj: Part) -> None:
         self.delete_queryset(request, Part.objects.filter(pk=obj.pk))
@@ -220,6 +258,13 @@ class PartAdmin(VersionedAdmin):
     def tag_names(self, part: Part) -> SafeString:
         names = ((tag.name,) for tag in part.tags.all())
         return format_html_join(" ", '<span class="part-tag">{}</span>', names)
+
+
+def _said(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults: Any = error.detail
+    return " ".join(f"{name}: {' '.join(map(str, told))}" for name, told in faults.items())
 
 
 def _choose_cover(part: Part, chosen: Attachment | None) -> None:

@@ -120,4 +120,5 @@ def shown(change: Change) -> dict[str, Any]:
         "row_id": None if change.table_name == Part.tags.through._meta.db_table else change.row_id,
         "action": change.action,
         "fields": fields,
+        "restorable": change.action == Change.Action.UPDATE or _WHAT[change.table_name] == "tag",
     }

@@ -25,6 +25,11 @@ urlpatterns = [
     path(PART, views.PartDetail.as_view(), name="part-detail"),
     path(f"{PART}/tags/<path:name>", views.PartTag.as_view(), name="part-tag"),
     path(f"{PART}/history", views.PartHistory.as_view(), name="part-history"),
+    path(
+        f"{PART}/history/<int:change_id>/restore",
+        views.RestoreChange.as_view(),
+        name="restore-change",
+    ),
     path(f"{PART}/cover", views.Cover.as_view(), name="part-cover"),
     path(f"{PART}/attachments", views.AttachmentList.as_view(), name="attachment-list"),
     path(ATTACHMENT, views.AttachmentDetail.as_view(), name="attachment-detail"),

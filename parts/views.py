@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import partial
 from typing import Any
 
 from django.db import DatabaseError, transaction
@@ -11,7 +12,7 @@ from django.db.models import Model, ProtectedError, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.views.decorators.csrf import csrf_exempt
-from rest_framework import generics, mixins, status
+from rest_framework import generics, mixins, serializers, status
 from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.request import Request
@@ -21,7 +22,7 @@ from rest_framework.views import APIView
 from attachments.locks import retried
 from attachments.models import Attachment, Change, Versioned
 from attachments.references import SourceGone
-from attachments.serializers import AttachmentSerializer, UploadInput, unknown
+from attachments.serializers import AttachmentSerializer, StrictSerializer, UploadInput, unknown
 from attachments.uploads import UploadRefused, stage
 from cas.conf import serving
 from cas.http import Match, match_etags
@@ -32,6 +33,7 @@ from cas.views import deliver
 from parts.covers import NotACover, attach, attach_url, copy, set_cover
 from parts.filters import PartQuery, filtered
 from parts.models import Part, Tag, Type
+from parts.restore import NotRestorable, restore
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
 from parts.tags import names_in_order, prefetched, set_tags
 from parts.updates import Cursor, history, shown, updates
@@ -296,6 +298,38 @@ class PartHistory(StrictView, generics.GenericAPIView[Change]):
         part = get_object_or_404(Part, key=key)
         page = self.paginate_queryset(history(part))
         return self.get_paginated_response([shown(change) for change in page or ()])
+
+
+class RestoreInput(StrictSerializer):
+    fields = serializers.ListField(  # type: ignore[assignment]
+        child=serializers.CharField(max_length=100), required=False, max_length=100
+    )
+
+
+class RestoreChange(StrictView):
+    """POST takes a change back; with `fields`, makes those as they were before it."""
+
+    permissions = {"POST": (*OF_PARTS["PATCH"], *OF_ATTACHMENTS["PATCH"])}
+
+    def post(self, request: Request, key: str, change_id: int) -> Response:
+        part = get_object_or_404(Part, key=key)
+        given = RestoreInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        fields = given.validated_data.get("fields")
+        try:
+            restore(part.pk, change_id, fields, check=partial(check_if_match, request))
+        except Change.DoesNotExist as error:
+            raise Http404("this part has no such change") from error
+        except NotRestorable as error:
+            raise CannotRestore(str(error)) from error
+        return _part_shown(key)
+
+
+class CannotRestore(APIException):
+    """The change cannot be taken back as things are."""
+
+    status_code = status.HTTP_409_CONFLICT
+    default_code = "not_restorable"
 
 
 class AttachmentList(StrictView, mixins.ListModelMixin, generics.GenericAPIView[Attachment]):

@@ -17,7 +17,7 @@ from PIL import Image
 from accounts.models import RoleGrant
 from accounts.roles import ROLES
 from accounts.tests.conftest import bearer
-from attachments.models import Attachment
+from attachments.models import Attachment, Change
 from cas.storage.base import BlobStore
 from parts.models import Part, Tag, Type
 
@@ -35,6 +35,7 @@ class Rows(NamedTuple):
     unused: Type
     tag: Tag
     row: Attachment
+    change: int
 
 
 def picture() -> SimpleUploadedFile:
@@ -54,6 +55,7 @@ def rows(db: None, disk_store: BlobStore) -> Rows:
         Type.objects.create(name="unused"),
         tag,
         upload(part),
+        Change._default_manager.filter(table_name="part_tags").get().pk,
     )
 
 
@@ -93,6 +95,7 @@ CASES = [
     Case("part-tag", "POST", EDITORS, PART + "/tags/red"),
     Case("part-tag", "DELETE", EDITORS, PART + "/tags/blue"),
     Case("part-history", "GET", EVERY_ROLE, PART + "/history"),
+    Case("restore-change", "POST", EDITORS, PART + "/history/{change}/restore", lambda _: {}),
     Case("part-cover", "GET", EVERY_ROLE, PART + "/cover"),
     Case("part-cover", "PUT", EDITORS, PART + "/cover", lambda r: {"attachment_id": r.row.pk}),
     Case("part-cover", "DELETE", EDITORS, PART + "/cover"),

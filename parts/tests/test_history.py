@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -204,6 +205,85 @@ def test_the_history_of_a_part(disk_store: BlobStore) -> None:
     collection.client.force_login(User.objects.create_superuser("ada"))
     page = collection.client.get(f"/admin/parts/part/{collection.part.pk}/history/")
     assert "<del>first</del>" in page.content.decode()
+
+
+def newest(collection: Collection, what: str, action: str) -> str:
+    """The address at which the newest change of this kind is taken back."""
+    found = collection.client.get(f"{collection.path}/history?page_size=500").json()["results"]
+    pk = next(each["id"] for each in found if (each["what"], each["action"]) == (what, action))
+    return f"{collection.path}/history/{pk}/restore"
+
+
+def test_changes_are_taken_back(disk_store: BlobStore) -> None:
+    collection = Collection()
+    client, path = collection.client, collection.path
+    collection.changed(path, {"description": "second", "seller": "S", "type": "resistor"})
+    change = newest(collection, "part", "update")
+    collection.changed(path, {"description": "third", "package": "SOT-23"})
+    # One field, as it was before a change further back.
+    shown = collection.created(change, {"fields": ["description"]}) and client.get(path).json()
+    assert [shown[name] for name in ("description", "seller", "package")] == [
+        "first",
+        "S",
+        "SOT-23",
+    ]
+    # All that it changed, and nothing else.
+    shown = collection.created(change, {})
+    found = [shown[name] for name in ("description", "seller", "type", "package")]
+    assert found == ["first", "", None, "SOT-23"]
+    # Tags and titles.
+    collection.created(f"{path}/tags/red")
+    assert collection.created(newest(collection, "tag", "insert"), {})["tags"] == []
+    assert collection.created(newest(collection, "tag", "delete"), {})["tags"] == ["red"]
+    pk = collection.uploaded()
+    collection.changed(f"{path}/attachments/{pk}", {"title": "other"})
+    collection.created(newest(collection, "attachment", "update"), {})
+    assert client.get(f"{path}/attachments/{pk}").json()["title"] == "photo.png"
+    # A cover, while it is there.
+    client.delete(f"{path}/cover")
+    without = newest(collection, "part", "update")
+    assert collection.created(without, {})["cover_url"]
+    client.delete(f"{path}/attachments/{pk}")
+    assert client.post(without, {}, JSON).json()["error"]["code"] == "not_restorable"
+    assert replayed() == stored()
+
+
+def test_what_cannot_be_taken_back_changes_nothing(disk_store: BlobStore) -> None:
+    collection = Collection()
+    client = collection.client
+    collection.changed(collection.path, {"type": "resistor"})
+    collection.changed(collection.path, {"type": None})
+    change = newest(collection, "part", "update")
+    client.delete(f"/api/types/{collection.type.pk}")
+    before = stored()
+    assert client.post(change, {}, JSON).status_code == 400
+    assert client.post(change, {"fields": ["nothing"]}, JSON).status_code == 400
+    assert client.post(change, {"fields": ["key"]}, JSON).status_code == 400
+    assert client.post(change, {"more": 1}, JSON).status_code == 400
+    stale = client.post(change, {"fields": ["seller"]}, JSON, headers={"If-Match": '"99"'})
+    assert stale.status_code == 412
+    added = newest(collection, "part", "insert")
+    assert client.post(added, {}, JSON).status_code == 409
+    others = change.replace(collection.part.key, collection.other.key)
+    assert client.post(others, {}, JSON).status_code == 404
+    assert stored() == before
+
+
+def test_a_change_is_taken_back_in_the_admin(disk_store: BlobStore) -> None:
+    collection = Collection()
+    collection.changed(collection.path, {"description": "second"})
+    collection.client.force_login(User.objects.create_superuser("ada"))
+    page = f"/admin/parts/part/{collection.part.pk}/history/"
+    found = re.findall(r'action="([^"]+/restore/)"', collection.client.get(page).content.decode())
+    assert len(found) == 1
+    shown = collection.client.post(found[0], follow=True).content.decode()
+    assert "as it was before" in shown
+    collection.part.refresh_from_db()
+    assert collection.part.description == "first"
+    reader = Client()
+    reader.force_login(User.objects.create_user("reader"))
+    assert reader.post(found[0]).status_code == 403
+    assert collection.client.get(found[0]).status_code == 405
 
 
 class Copy:
