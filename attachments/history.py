@@ -12,17 +12,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from django.apps import apps
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
 from django.db.backends.signals import connection_created
+from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from attachments.models import Change, Recorded
 
 ACTOR: Final = "inventory_actor"
 LONGEST_ACTOR: Final = 255
+BATCH: Final = 1000
+LONGEST_AGE: Final = 100 * 365 * 86_400
 
 
 def _command() -> str:
@@ -200,3 +205,48 @@ def _postgresql(recorded: Recorded) -> str:
 
 def connect() -> None:
     connection_created.connect(_prepare, dispatch_uid="history-actor")
+
+
+# Order, and forgetting
+
+
+def horizon() -> int:
+    """The oldest transaction that may still be open; on SQLite there is one at a time."""
+    if connection.vendor == "sqlite":
+        return 1
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        return int(cursor.fetchone()[0])
+
+
+def _older_than(seconds: float) -> QuerySet[Change]:
+    before = timezone.now() - timedelta(seconds=min(seconds, LONGEST_AGE))
+    rows = Change._default_manager.filter(at__lt=before, transaction_id__lt=horizon())
+    return rows.exclude(action=Change.Action.PRUNED)
+
+
+def count_prunable(seconds: float) -> int:
+    """How many changes `prune` would delete."""
+    return _older_than(seconds).count()
+
+
+def prune(seconds: float) -> int:
+    """Delete changes older than this, in batches. Returns how many; may be repeated.
+
+    The newest of them stays, without what it said, as a mark: who has read less than that has
+    missed something, and is told so (`parts.updates`).
+    """
+    newest = _older_than(seconds).order_by("transaction_id", "id").last()
+    if newest is None:
+        return 0
+    found = Change._default_manager.filter(pk=newest.pk)
+    found.update(action=Change.Action.PRUNED, before=None, after=None, part_id=None)
+    up_to = Q(transaction_id__lt=newest.transaction_id) | Q(
+        transaction_id=newest.transaction_id, id__lt=newest.pk
+    )
+    pruned = 1
+    while batch := list(_older_than(seconds).filter(up_to).values_list("pk", flat=True)[:BATCH]):
+        pruned += Change._default_manager.filter(pk__in=batch).delete()[0]
+    marks = Change._default_manager.filter(up_to, action=Change.Action.PRUNED)
+    marks.delete()
+    return pruned

@@ -448,9 +448,10 @@ class Change(models.Model):
     """One change of a row: written by the triggers of `attachments.history`, and by nothing else.
 
     `before` and `after` are what was recorded of the row; both are null for a touch, which changed
-    what clients see without being an edit. `actor` is an account, with the token it used, or a
-    command. `part_id` is the part that the row belongs to. In the order of `transaction_id` and
-    `id`, what is finished stays before what is not (see `parts.updates`).
+    what clients see without being an edit, and for the mark that a pruning leaves. `actor` is an
+    account, with the token it used, or a command. `part_id` is the part that the row belongs to. In
+    the order of `transaction_id` and `id`, what is finished stays before what is not (see
+    `parts.updates`).
     """
 
     class Action(models.TextChoices):
@@ -458,6 +459,7 @@ class Change(models.Model):
         UPDATE = "update", "changed"
         DELETE = "delete", "deleted"
         TOUCH = "touch", "touched"
+        PRUNED = "pruned", "pruned up to here"
 
     table_name = models.CharField(max_length=63)
     row_id = models.BigIntegerField()

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 from django.db import connection
 from django.db.models import Max, Q, QuerySet
 
+from attachments.history import horizon
 from attachments.models import Attachment, Change
 from parts.models import Part
 
@@ -44,7 +45,11 @@ class Cursor(NamedTuple):
         if connection.vendor == "sqlite":
             newest = Change._default_manager.aggregate(newest=Max("id"))["newest"]
             return cls(0, newest or 0)
-        return cls(_horizon(), 0)
+        return cls(horizon(), 0)
+
+
+class Expired(LookupError):
+    """Changes behind this cursor were pruned: a copy that is no newer has to begin anew."""
 
 
 class Updates(NamedTuple):
@@ -56,26 +61,19 @@ class Updates(NamedTuple):
     more: bool
 
 
-def _horizon() -> int:
-    """The oldest transaction that may still be open; on SQLite there is one at a time."""
-    if connection.vendor == "sqlite":
-        return 1
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-        return int(cursor.fetchone()[0])
-
-
 def updates(since: Cursor, most: int) -> Updates:
-    """What became of the parts that the next `most` changes concern."""
+    """What became of the parts that the next `most` changes concern. Raises Expired."""
     # First the horizon, then the changes: what was finished by then is seen.
-    horizon = _horizon()
+    finished_before = horizon()
     after = Q(transaction_id__gt=since.transaction_id) | Q(
         transaction_id=since.transaction_id, id__gt=since.id
     )
     rows = Change._default_manager.filter(
-        after, transaction_id__gte=since.transaction_id, transaction_id__lt=horizon
+        after, transaction_id__gte=since.transaction_id, transaction_id__lt=finished_before
     ).order_by("transaction_id", "id")
     found = list(rows.values_list("transaction_id", "id", "part_id", "action", "table_name")[:most])
+    if any(action == Change.Action.PRUNED for _, _, _, action, _ in found):
+        raise Expired
     if not found:
         return Updates([], [], since, more=False)
     concerned = {part_id for _, _, part_id, _, _ in found if part_id is not None}

@@ -36,7 +36,7 @@ from parts.models import Part, Tag, Type
 from parts.restore import NotRestorable, restore
 from parts.serializers import CopyInput, CoverInput, PartSerializer, TypeSerializer
 from parts.tags import names_in_order, prefetched, set_tags
-from parts.updates import Cursor, history, shown, updates
+from parts.updates import Cursor, Expired, history, shown, updates
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,10 @@ class PartList(StrictView, generics.ListCreateAPIView[Part]):
         except ValueError as error:
             fault = ErrorDetail("This is now, or the cursor of an answer.", "invalid")
             raise ValidationError({"updated_since": [fault]}) from error
-        found = updates(since, Pages().get_page_size(request))
+        try:
+            found = updates(since, Pages().get_page_size(request))
+        except Expired as error:
+            raise CursorExpired("Begin anew: what was changed then is forgotten.") from error
         rows = PartDetail.queryset.filter(pk__in=found.parts).order_by("pk")
         body = {
             "results": self.get_serializer(rows, many=True).data,
@@ -277,6 +280,13 @@ class PartList(StrictView, generics.ListCreateAPIView[Part]):
             "more": found.more,
         }
         return Response(body, headers={"Cache-Control": "no-store"})
+
+
+class CursorExpired(APIException):
+    """The history does not reach back to the cursor."""
+
+    status_code = status.HTTP_410_GONE
+    default_code = "cursor_expired"
 
 
 class PartDetail(VersionedView):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,11 @@ from django.utils import timezone
 
 from accounts.models import Token
 from accounts.tests.conftest import bearer
+from cas.content_types import PDF
+from cas.signed_urls import blob_url
+from cas.storage.base import BlobStore
+from cas.storage.staging import staged_bytes
+from inventory.log import OneLine
 
 pytestmark = pytest.mark.django_db
 
@@ -151,3 +157,44 @@ def test_the_admin_shows_a_new_token_once(accounts: dict[str, User]) -> None:
         ).status_code
         == 200
     )
+
+
+def test_the_log_names_the_account_and_the_token(accounts: dict[str, User], capsys: Any) -> None:
+    formatter = OneLine("%(message)s")
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(formatter.format(record))
+
+    log = logging.getLogger("django.request")
+    log.addHandler(handler := Handler())
+    try:
+        headers = bearer(accounts["viewer"], "label printer")
+        client = Client(headers=headers)
+        assert client.delete("/api/types/1").status_code == 403
+    finally:
+        log.removeHandler(handler)
+    assert len(lines) == 1
+    assert lines[0].endswith(" viewer label printer]")
+    assert headers["Authorization"].split()[1] not in lines[0]
+
+
+def test_a_blob_is_for_who_has_its_url_and_asks_no_database(
+    accounts: dict[str, User],
+    disk_store: BlobStore,
+    settings: Any,
+    django_assert_num_queries: Any,
+) -> None:
+    settings.CAS_SIGNED_URLS = True
+    settings.CAS_URL_SIGNING_KEYS = ["a-key-of-forty-characters-for-the-tests"]
+    with staged_bytes(disk_store, b"%PDF-1.4\n") as staged:
+        disk_store.create(staged)
+        digest = staged.digest
+    url = blob_url(digest, content_type=PDF, disposition="inline", filename="a.pdf")
+    with django_assert_num_queries(0):
+        for headers in ({}, {"Authorization": "Token x"}, {"Cookie": "sessionid=x"}):
+            answer = Client(headers=headers).get(url)
+            assert answer.status_code == 200
+            assert b"".join(answer) == b"%PDF-1.4\n"
+            assert Client(headers=headers).get(url.partition("&signature")[0]).status_code == 403

@@ -29,6 +29,7 @@ class Migration(migrations.Migration):
                             ("update", "changed"),
                             ("delete", "deleted"),
                             ("touch", "touched"),
+                            ("pruned", "pruned up to here"),
                         ],
                         max_length=10,
                     ),

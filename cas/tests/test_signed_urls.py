@@ -128,6 +128,20 @@ def test_a_304_needs_the_signature_too(signed: Any, client: ReadingClient) -> No
     assert client.get(bare, headers=headers).status_code == 403
 
 
+def test_a_signature_begins_with_the_id_of_its_key(
+    signed: Any, disk_store: BlobStore, client: ReadingClient
+) -> None:
+    url = view_url(put(disk_store, b"data"))
+    path, _, signature = url.partition("&signature=")
+    key_id, _, bare = signature.partition(".")
+    assert key_id == signed_urls.key_id(NEW)
+    # Releases before made signatures without one.
+    assert client.get(f"{path}&signature={bare}").status_code == 200
+    other = signed_urls.key_id(OLD)
+    assert client.get(f"{path}&signature={other}.{bare}").status_code == 403
+    assert client.get(f"{path}&signature={key_id}.").status_code == 403
+
+
 def test_keys_rotate(signed: Any, disk_store: BlobStore, client: ReadingClient) -> None:
     digest = put(disk_store, b"data")
     signed.CAS_URL_SIGNING_KEYS = [OLD]

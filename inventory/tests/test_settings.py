@@ -236,3 +236,22 @@ def test_only_settings_read_the_environment() -> None:
             if "/tests/" not in path and re.search(r"os\.(environ|getenv)", file.read_text()):
                 found.add(path)
     assert found <= allowed
+
+
+def test_with_accounts_urls_are_signed_by_a_key_made_of_the_secret(tmp_path: Path) -> None:
+    def auth(**variables: str) -> tuple[str, bool, list[str]]:
+        found = settings_of(tmp_path, SECRET_KEY=KEY, **variables)
+        names = ("INVENTORY_AUTH", "CAS_SIGNED_URLS", "CAS_URL_SIGNING_KEYS")
+        mode, signed, keys = (found[name] for name in names)
+        return mode, signed, keys
+
+    assert auth() == ("open", False, [])
+    mode, signed, keys = auth(INVENTORY_ENV="production")
+    assert (mode, signed) == ("accounts", True)
+    assert len(keys) == 1
+    assert keys[0] not in KEY
+    assert auth(INVENTORY_BIND="192.0.2.1") == ("accounts", True, keys)
+    assert auth(INVENTORY_AUTH="accounts") == ("accounts", True, keys)
+    own = "o" + 4 * "wn-key-17"
+    assert auth(INVENTORY_AUTH="accounts", CAS_URL_SIGNING_KEYS=own)[1:] == (True, [own])
+    assert auth(INVENTORY_AUTH="accounts", CAS_SIGNED_URLS="false")[1] is False

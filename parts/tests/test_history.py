@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import Client
+from django.utils import timezone
 from PIL import Image
 
 from accounts.models import Token
@@ -335,6 +337,36 @@ def test_a_copy_follows_what_happens(disk_store: BlobStore) -> None:
             collection.part, collection.path = fresh, f"/api/parts/{fresh.key}"
         copy.follow(page_size=3)
         assert copy.equals_the_collection()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_pruned_is_gone_and_whoever_has_not_read_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("attachments.history.BATCH", 2)
+    Part.objects.create(description="first")
+    late = Copy()
+    for number in range(5):
+        Part.objects.update(description=f"edit {number}")
+    copy = Copy()
+    Change._default_manager.update(at=timezone.now() - timedelta(days=40))
+    Part.objects.update(description="last")
+    call_command("prune_history", "--older-than", "30d", "--dry-run")
+    assert capsys.readouterr().out == "6 changes would be deleted\n"
+    call_command("prune_history", "--older-than", "30d")
+    call_command("prune_history", "--older-than", "30d")
+    assert capsys.readouterr().out == "6 changes deleted\n0 changes deleted\n"
+    found = Change._default_manager.order_by("id").values_list("action", flat=True)
+    assert list(found) == ["pruned", "update"]
+    assert copy.equals_the_collection()
+    answer = late.client.get("/api/parts", {"updated_since": late.cursor})
+    assert answer.status_code == 410
+    assert answer.json()["error"]["code"] == "cursor_expired"
+    key = Part.objects.get().key
+    assert late.client.get(f"/api/parts/{key}/history").json()["count"] == 1
+    Change._default_manager.update(at=timezone.now() - timedelta(days=40))
+    call_command("prune_history", "--older-than", "30d")
+    assert Change._default_manager.count() == 1
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1", "1-", "-1-1", "1-1-1", "9" * 19 + "-1", "٣-1"])
