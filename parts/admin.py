@@ -202,7 +202,10 @@ class PartAdmin(VersionedAdmin):
             "title": f"History of {part.key}",
             "opts": self.opts,
             "part": part,
-            "changes": [shown(change) for change in newest[:HISTORY_LISTED]],
+            "changes": [
+                {**shown(change), "done": change.get_action_display()}
+                for change in newest[:HISTORY_LISTED]
+            ],
             "more": len(newest) > HISTORY_LISTED,
             "may_restore": self.has_restore_permission(request),
         }

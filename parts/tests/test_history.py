@@ -207,6 +207,7 @@ def test_the_history_of_a_part(disk_store: BlobStore) -> None:
     collection.client.force_login(User.objects.create_superuser("ada"))
     page = collection.client.get(f"/admin/parts/part/{collection.part.pk}/history/")
     assert "<del>first</del>" in page.content.decode()
+    assert "part changed" in page.content.decode()
 
 
 def newest(collection: Collection, what: str, action: str) -> str:
