@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
@@ -73,18 +73,22 @@ def _prepare(connection: Any, **_: Any) -> None:
 
 
 def _tell_actor(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
-    """Set the session's actor right before each statement that writes to a recorded table.
+    """Tell the transaction who acts, right before each statement that writes to a recorded table.
 
-    Not once for a request: a rollback would take it back to the one before.
+    Not once for a request: a rollback to a savepoint takes it back. Nor for a session: a pooler may
+    give that to another client after the transaction.
     """
-    if isinstance(sql, str) and (found := _WRITES.match(sql)) and found[1] in _tables():
-        context["connection"].connection.execute(
-            "SELECT set_config(%s, %s, false)", ("inventory.actor", actor())
-        )
-    return execute(sql, params, many, context)
+    found = _WRITES.match(sql) if isinstance(sql, str) else None
+    if not (found and found[1] in _tables()):
+        return execute(sql, params, many, context)
+    connection = context["connection"]
+    alone = transaction.atomic(using=connection.alias, savepoint=False)
+    with nullcontext() if connection.in_atomic_block else alone:
+        connection.connection.execute("SELECT set_config('inventory.actor', %s, true)", (actor(),))
+        return execute(sql, params, many, context)
 
 
-_WRITES: Final = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM) "(\w+)"')
+_WRITES: Final = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"?(\w+)', re.IGNORECASE)
 
 
 def _tables() -> frozenset[str]:

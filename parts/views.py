@@ -312,7 +312,10 @@ class PartHistory(StrictView, generics.GenericAPIView[Change]):
 
 class RestoreInput(StrictSerializer):
     fields = serializers.ListField(  # type: ignore[assignment]
-        child=serializers.CharField(max_length=100), required=False, max_length=100
+        child=serializers.CharField(max_length=100),
+        required=False,
+        allow_empty=False,
+        max_length=100,
     )
 
 

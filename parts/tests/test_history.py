@@ -171,6 +171,21 @@ def test_a_write_that_is_rolled_back_leaves_nothing_not_even_its_author() -> Non
     assert [change.actor for change in Change._default_manager.all()] == ["second"]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_who_acts_is_told_to_the_transaction_alone() -> None:
+    """A pooler may give the session to another client after it."""
+    with acting("first"):
+        Type.objects.create(name="a")
+        Type.objects.update(name="b")
+        with connection.cursor() as cursor:
+            cursor.execute("update types set name = 'c'")
+            if connection.vendor == "postgresql":
+                cursor.execute("SELECT current_setting('inventory.actor', true)")
+                assert not cursor.fetchone()[0]
+    found = Change._default_manager.filter(table_name="types").values_list("actor", flat=True)
+    assert list(found) == ["first"] * 3
+
+
 def test_a_migration_is_no_edit(disk_store: BlobStore) -> None:
     collection = Collection()
     pk = collection.uploaded()
@@ -271,6 +286,7 @@ def test_what_cannot_be_taken_back_changes_nothing(disk_store: BlobStore) -> Non
     assert client.post(change, {"fields": ["nothing"]}, JSON).status_code == 400
     assert client.post(change, {"fields": ["key"]}, JSON).status_code == 400
     assert client.post(change, {"more": 1}, JSON).status_code == 400
+    assert client.post(change, {"fields": []}, JSON).status_code == 400
     stale = client.post(change, {"fields": ["seller"]}, JSON, headers={"If-Match": '"99"'})
     assert stale.status_code == 412
     added = newest(collection, "part", "insert")
