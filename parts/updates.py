@@ -49,7 +49,10 @@ class Cursor(NamedTuple):
 
 
 class Expired(LookupError):
-    """Changes behind this cursor were pruned: a copy that is no newer has to begin anew."""
+    """The cursor is no place in this history: what follows it was pruned, or it is of another.
+
+    A database that was set back, or restored on another server, has not come so far yet.
+    """
 
 
 class Updates(NamedTuple):
@@ -63,6 +66,8 @@ class Updates(NamedTuple):
 
 def updates(since: Cursor, most: int) -> Updates:
     """What became of the parts that the next `most` changes concern. Raises Expired."""
+    if since > Cursor.now():
+        raise Expired
     # First the horizon, then the changes: what was finished by then is seen.
     finished_before = horizon()
     after = Q(transaction_id__gt=since.transaction_id) | Q(

@@ -271,7 +271,8 @@ class PartList(StrictView, generics.ListCreateAPIView[Part]):
         try:
             found = updates(since, Pages().get_page_size(request))
         except Expired as error:
-            raise CursorExpired("Begin anew: what was changed then is forgotten.") from error
+            told = "What was changed since is not known. Take a new cursor, and read everything."
+            raise CursorExpired(told) from error
         rows = PartDetail.queryset.filter(pk__in=found.parts).order_by("pk")
         body = {
             "results": self.get_serializer(rows, many=True).data,

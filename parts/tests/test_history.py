@@ -387,6 +387,8 @@ def test_what_is_pruned_is_gone_and_whoever_has_not_read_it_is_told(
     answer = late.client.get("/api/parts", {"updated_since": late.cursor})
     assert answer.status_code == 410
     assert answer.json()["error"]["code"] == "cursor_expired"
+    ahead = late.client.get("/api/parts", {"updated_since": f"{9 * 10**17}-1"})
+    assert ahead.json()["error"]["code"] == "cursor_expired"
     key = Part.objects.get().key
     assert late.client.get(f"/api/parts/{key}/history").json()["count"] == 1
     Change._default_manager.update(at=timezone.now() - timedelta(days=40))
