@@ -1,5 +1,5 @@
 from django.apps import AppConfig
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 
 
 class AttachmentsConfig(AppConfig):
@@ -10,4 +10,5 @@ class AttachmentsConfig(AppConfig):
         from attachments import checks, history  # noqa: F401
 
         history.connect()
+        pre_migrate.connect(history.make_way, sender=self, dispatch_uid="triggers")
         post_migrate.connect(history.create_triggers, sender=self, dispatch_uid="triggers")

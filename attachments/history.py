@@ -25,6 +25,7 @@ from django.utils import timezone
 from attachments.models import Change, Recorded
 
 ACTOR: Final = "inventory_actor"
+PREFIX: Final = "changes_of_"
 LONGEST_ACTOR: Final = 255
 BATCH: Final = 1000
 LONGEST_AGE: Final = 100 * 365 * 86_400
@@ -105,24 +106,23 @@ _known: frozenset[str] = frozenset()
 
 
 def create_triggers(using: str, **_: Any) -> None:
-    """Make them as the models say, where they are not. Receives `post_migrate`."""
+    """Make them as the models say, where they are not. Receives `post_migrate`.
+
+    None of a table that an earlier migration has left without a column that is recorded.
+    """
     connection = connections[using]
     tables = set(connection.introspection.table_names())
     if Change._meta.db_table not in tables:
         return
     wanted: dict[str, str] = {}
-    for recorded in all_recorded():
-        if recorded.table in tables:
-            wanted |= _statements(recorded, connection.vendor)
     with transaction.atomic(using=using), connection.cursor() as cursor:
-        if connection.vendor == "sqlite":
-            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        else:
-            cursor.execute(
-                "SELECT tgname, obj_description(oid, 'pg_trigger') FROM pg_trigger "
-                "WHERE NOT tgisinternal AND tgname LIKE 'changes_of_%%'"
-            )
-        there = dict(cursor.fetchall())
+        for recorded in all_recorded():
+            found = connection.introspection.get_table_description
+            if recorded.table in tables and {*recorded.edits, *recorded.touches} <= {
+                column.name for column in found(cursor, recorded.table)
+            }:
+                wanted |= _statements(recorded, connection.vendor)
+        there = _triggers(connection, cursor)
         for name, statement in wanted.items():
             if there.get(name) == statement:
                 continue
@@ -135,6 +135,35 @@ def create_triggers(using: str, **_: Any) -> None:
                 table = name.removeprefix("changes_of_")
                 literal = statement.replace("'", "''")
                 cursor.execute(f"COMMENT ON TRIGGER {name} ON {table} IS '{literal}'", None)
+
+
+def _triggers(connection: Any, cursor: Any) -> dict[str, str]:
+    """Those that are there: their names, and the statements that made them."""
+    if connection.vendor == "sqlite":
+        cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    else:
+        cursor.execute(
+            "SELECT tgname, obj_description(oid, 'pg_trigger') FROM pg_trigger "
+            "WHERE NOT tgisinternal"
+        )
+    return {name: sql for name, sql in cursor.fetchall() if name.startswith(PREFIX)}
+
+
+def drop_triggers(connection: Any) -> None:
+    """Until `create_triggers` makes them again nothing is recorded."""
+    with connection.cursor() as cursor:
+        for name in _triggers(connection, cursor):
+            if connection.vendor == "sqlite":
+                cursor.execute(f"DROP TRIGGER {name}")
+            else:
+                cursor.execute(f"DROP FUNCTION {name}() CASCADE")
+
+
+def make_way(using: str, plan: Any = (), **_: Any) -> None:
+    """Where SQLite rebuilds a table, no trigger may name it meanwhile. Receives `pre_migrate`."""
+    connection = connections[using]
+    if plan and connection.vendor == "sqlite":
+        drop_triggers(connection)
 
 
 def _statements(recorded: Recorded, vendor: str) -> dict[str, str]:

@@ -2,6 +2,13 @@
 
 from django.db import migrations, models
 
+from attachments.history import drop_triggers
+
+
+def forget_triggers(apps, schema_editor):
+    """They write to the table that goes. Forwards they are made after the last migration."""
+    drop_triggers(schema_editor.connection)
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -49,4 +56,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.RunPython(migrations.RunPython.noop, forget_triggers),
     ]

@@ -213,6 +213,18 @@ def test_triggers_that_are_gone_are_made_again() -> None:
     assert Change._default_manager.count() == 1
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_migration_backwards_takes_them_with_it_and_forwards_brings_them() -> None:
+    try:
+        call_command("migrate", "attachments", "0014", verbosity=0)
+        Part.objects.create(description="unseen")
+    finally:
+        call_command("migrate", verbosity=0)
+    assert not Change._default_manager.exists()
+    Part.objects.update(description="seen")
+    assert Change._default_manager.get().action == "update"
+
+
 def test_the_history_of_a_part(disk_store: BlobStore) -> None:
     collection = Collection()
     collection.changed(collection.path, {"description": "second", "tags": ["a"]})
