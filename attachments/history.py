@@ -160,7 +160,11 @@ def drop_triggers(connection: Any) -> None:
 
 
 def make_way(using: str, plan: Any = (), **_: Any) -> None:
-    """Where SQLite rebuilds a table, no trigger may name it meanwhile. Receives `pre_migrate`."""
+    """Where SQLite rebuilds a table, no trigger may name it meanwhile. Receives `pre_migrate`.
+
+    On PostgreSQL they stay, for the writes of others go on: a migration that takes away a column
+    that is recorded has to call `drop_triggers` first.
+    """
     connection = connections[using]
     if plan and connection.vendor == "sqlite":
         drop_triggers(connection)
