@@ -14,8 +14,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from accounts.models import Token
-from accounts.views import DEFAULT_DAYS, MOST_DAYS
+from accounts.models import DEFAULT_DAYS, MOST_DAYS, Token
 
 # Whom a role is given to is said with the account; who guesses passwords is in the log.
 for unused in (AccessAttempt, AccessFailureLog, AccessLog, User):

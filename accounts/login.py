@@ -47,15 +47,9 @@ def locked_out(
 ) -> HttpResponseBase:
     """The answer to a login that was not looked at (`AXES_LOCKOUT_CALLABLE`): a 429."""
     seconds = getattr(request, "login_wait", None) or _lock_seconds()
-    later = {"Retry-After": str(seconds)}
     if request.path_info.startswith("/api/"):
         message = "Too many wrong passwords for this account from this address."
-        return error_response(request, 429, "locked_out", message, later)
+        return error_response(request, 429, "locked_out", message, {"Retry-After": str(seconds)})
     response.status_code = 429
-    response["Retry-After"] = later["Retry-After"]
+    response["Retry-After"] = str(seconds)
     return response
-
-
-def address_of(request: HttpRequest) -> str:
-    """The client's address; "" on a Unix socket."""
-    return str(request.META.get("REMOTE_ADDR", ""))

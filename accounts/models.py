@@ -17,6 +17,10 @@ from knox.models import AbstractAuthToken, AuthTokenManager
 
 from accounts.rates import Rate
 
+DEFAULT_DAYS: Final = 365
+MOST_DAYS: Final = 3650
+"""Until a token expires."""
+
 USED_WRITTEN_EVERY: Final = timedelta(hours=1)
 
 

@@ -23,8 +23,12 @@ def login_wait(request: HttpRequest) -> int:
     """Take a login. Returns 0, or the seconds until this address may try again."""
     if settings.INVENTORY_LOGIN_RATE is None:
         return 0
-    address = request.META.get("REMOTE_ADDR", "")
-    return Allowance.take(f"login:{address}", settings.INVENTORY_LOGIN_RATE)
+    return Allowance.take(f"login:{address_of(request)}", settings.INVENTORY_LOGIN_RATE)
+
+
+def address_of(request: HttpRequest) -> str:
+    """The client's address; "" on a Unix socket."""
+    return str(request.META.get("REMOTE_ADDR", ""))
 
 
 class UploadThrottle(BaseThrottle):

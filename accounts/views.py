@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from rest_framework import generics, serializers, status
-from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.authentication import PasswordAuthentication, TokenAuthentication
-from accounts.models import Token
+from accounts.authentication import PasswordAuthentication
+from accounts.models import DEFAULT_DAYS, MOST_DAYS, Token
 from attachments.serializers import StrictSerializer
 from parts.views import PAGES, Pages, StrictView
-
-DEFAULT_DAYS: Final = 365
-MOST_DAYS: Final = 3650
 
 
 class TokenInput(StrictSerializer):
@@ -52,10 +48,11 @@ class TokenList(StrictView, generics.GenericAPIView[Token]):
     pagination_class = Pages
 
     def get_authenticators(self) -> list[Any]:
-        made_here = self.request is not None and self.request.method == "POST"
-        # The first one says how a 401 asks: not for a password, for which browsers have a dialogue.
-        last = PasswordAuthentication if made_here else None
-        return [each() for each in (TokenAuthentication, SessionAuthentication, last) if each]
+        found = super().get_authenticators()
+        if self.request is not None and self.request.method == "POST":
+            # Last: the first says how a 401 asks, and browsers have a dialogue for passwords.
+            found = [*found, PasswordAuthentication()]
+        return found
 
     def get_queryset(self) -> QuerySet[Token]:
         return own_tokens(self.request)

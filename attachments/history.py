@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,16 +40,6 @@ def _command() -> str:
 
 current_actor: Final[ContextVar[Callable[[], str]]] = ContextVar("actor", default=_command)
 """Asked at each write, as a request's account may be known by then only."""
-
-
-@contextmanager
-def acting(name: str) -> Iterator[None]:
-    """What is written in the block was done by `name`."""
-    token = current_actor.set(lambda: name)
-    try:
-        yield
-    finally:
-        current_actor.reset(token)
 
 
 def actor() -> str:
@@ -92,14 +83,9 @@ def _tell_actor(execute: Any, sql: Any, params: Any, many: Any, context: Any) ->
 _WRITES: Final = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"?(\w+)', re.IGNORECASE)
 
 
+@cache
 def _tables() -> frozenset[str]:
-    global _known
-    if not _known:
-        _known = frozenset(each.table for each in all_recorded())
-    return _known
-
-
-_known: frozenset[str] = frozenset()
+    return frozenset(each.table for each in all_recorded())
 
 
 # The triggers
@@ -117,10 +103,10 @@ def create_triggers(using: str, **_: Any) -> None:
     wanted: dict[str, str] = {}
     with transaction.atomic(using=using), connection.cursor() as cursor:
         for recorded in all_recorded():
-            found = connection.introspection.get_table_description
-            if recorded.table in tables and {*recorded.edits, *recorded.touches} <= {
-                column.name for column in found(cursor, recorded.table)
-            }:
+            if recorded.table not in tables:
+                continue
+            found = connection.introspection.get_table_description(cursor, recorded.table)
+            if {*recorded.edits, *recorded.touches} <= {column.name for column in found}:
                 wanted |= _statements(recorded, connection.vendor)
         there = _triggers(connection, cursor)
         for name, statement in wanted.items():
@@ -132,7 +118,7 @@ def create_triggers(using: str, **_: Any) -> None:
             else:
                 # psycopg sends what has no parameters as it is.
                 cursor.execute(statement, None)
-                table = name.removeprefix("changes_of_")
+                table = name.removeprefix(PREFIX)
                 literal = statement.replace("'", "''")
                 cursor.execute(f"COMMENT ON TRIGGER {name} ON {table} IS '{literal}'", None)
 
@@ -174,10 +160,10 @@ def _statements(recorded: Recorded, vendor: str) -> dict[str, str]:
     """The triggers of a table, by name."""
     if vendor == "sqlite":
         return {
-            f"changes_of_{recorded.table}_{event.lower()}": _sqlite(recorded, event)
+            f"{PREFIX}{recorded.table}_{event.lower()}": _sqlite(recorded, event)
             for event in ("INSERT", "UPDATE", "DELETE")
         }
-    return {f"changes_of_{recorded.table}": _postgresql(recorded)}
+    return {f"{PREFIX}{recorded.table}": _postgresql(recorded)}
 
 
 def _values(recorded: Recorded, row: str, function: str) -> str:
@@ -204,7 +190,7 @@ def _sqlite(recorded: Recorded, event: str) -> str:
         before, after = (f"CASE WHEN {edited} THEN {each} END" for each in (before, after))
     part = recorded.part.format(row=row)
     return (
-        f"CREATE TRIGGER changes_of_{recorded.table}_{event.lower()} AFTER {event} "  # noqa: S608
+        f"CREATE TRIGGER {PREFIX}{recorded.table}_{event.lower()} AFTER {event} "  # noqa: S608
         f"ON {recorded.table}{condition} BEGIN INSERT INTO changes ({_COLUMNS}) VALUES "
         f"('{recorded.table}', {row}.id, {part}, {action}, "
         f"strftime('%Y-%m-%d %H:%M:%f', 'now'), {ACTOR}(), {before}, {after}, 0); END"
@@ -212,7 +198,7 @@ def _sqlite(recorded: Recorded, event: str) -> str:
 
 
 def _postgresql(recorded: Recorded) -> str:
-    name = f"changes_of_{recorded.table}"
+    name = f"{PREFIX}{recorded.table}"
     row = {each: _values(recorded, each, "jsonb_build_object") for each in ("OLD", "NEW")}
 
     def insert(of: str, action: str, before: str, after: str) -> str:
@@ -273,17 +259,17 @@ def prune(seconds: float) -> int:
     The newest of them stays, without what it said, as a mark: who has read less than that has
     missed something, and is told so (`parts.updates`).
     """
-    newest = _older_than(seconds).order_by("transaction_id", "id").last()
+    rows = _older_than(seconds)
+    newest = rows.order_by("transaction_id", "id").last()
     if newest is None:
         return 0
-    found = Change._default_manager.filter(pk=newest.pk)
-    found.update(action=Change.Action.PRUNED, before=None, after=None, part_id=None)
+    mark = Change._default_manager.filter(pk=newest.pk)
+    mark.update(action=Change.Action.PRUNED, before=None, after=None, part_id=None)
     up_to = Q(transaction_id__lt=newest.transaction_id) | Q(
         transaction_id=newest.transaction_id, id__lt=newest.pk
     )
     pruned = 1
-    while batch := list(_older_than(seconds).filter(up_to).values_list("pk", flat=True)[:BATCH]):
+    while batch := list(rows.filter(up_to).values_list("pk", flat=True)[:BATCH]):
         pruned += Change._default_manager.filter(pk__in=batch).delete()[0]
-    marks = Change._default_manager.filter(up_to, action=Change.Action.PRUNED)
-    marks.delete()
+    Change._default_manager.filter(up_to, action=Change.Action.PRUNED).delete()
     return pruned

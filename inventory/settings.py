@@ -131,7 +131,8 @@ SECTIONS: dict[str, tuple[Setting, ...]] = {
         Setting("INVENTORY_LOGIN_RATE", RATE, rates.Rate(30, 60),
             "logins that are looked at from one address; more are answered 429", "30/minute"),
         Setting("INVENTORY_UPLOAD_RATE", RATE, rates.Rate(600, 60),
-            "requests with files of one account; more are answered 429", "600/minute"),
+            "requests of one account that may attach something, the form of a part in the admin "
+            "included; more are answered 429", "600/minute"),
     ),
     "Blobs": (
         Setting("CAS_S3_BUCKET", TEXT, "",
@@ -424,7 +425,7 @@ AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True
 AXES_LOCKOUT_CALLABLE = "accounts.login.locked_out"
 # `inventory.middleware.ClientAddressMiddleware` has looked at what proxies say.
-AXES_CLIENT_IP_CALLABLE = "accounts.login.address_of"
+AXES_CLIENT_IP_CALLABLE = "accounts.throttles.address_of"
 AXES_VERBOSE = False
 STATIC_URL = "static/"
 # The admin's files are served from where their packages keep them; there is nothing to collect.

@@ -13,7 +13,7 @@ from attachments.models import Attachment, Change
 from parts.covers import NotACover, set_cover
 from parts.models import Part, Tag
 from parts.serializers import PartSerializer
-from parts.tags import names_in_order, set_tags
+from parts.tags import names_in_order
 from parts.updates import history
 
 COVER: Final = "cover_attachment_id"
@@ -68,6 +68,10 @@ def _restore_fields(part: Part, change: Change, fields: Collection[str] | None) 
         except NotACover as error:
             raise NotRestorable(str(error)) from error
         part.refresh_from_db()
+    _write(part, values)
+
+
+def _write(part: Part, values: dict[str, Any]) -> None:
     serializer = PartSerializer(part, data=values, partial=True)
     serializer.is_valid(raise_exception=True)
     serializer.save()
@@ -80,9 +84,7 @@ def _restore_tag(part: Part, change: Change) -> None:
         names = [name for name in names if Tag.folded_name(name) != taken]
     else:
         names.append((change.before or {})["tag"])
-    serializer = PartSerializer(part, data={"tags": names}, partial=True)
-    serializer.is_valid(raise_exception=True)
-    set_tags(part, serializer.validated_data["tags"])
+    _write(part, {"tags": names})
 
 
 def _restore_title(change: Change) -> None:

@@ -66,8 +66,6 @@ class Updates(NamedTuple):
 
 def updates(since: Cursor, most: int) -> Updates:
     """What became of the parts that the next `most` changes concern. Raises Expired."""
-    if since > Cursor.now():
-        raise Expired
     # First the horizon, then the changes: what was finished by then is seen.
     finished_before = horizon()
     after = Q(transaction_id__gt=since.transaction_id) | Q(
@@ -80,6 +78,8 @@ def updates(since: Cursor, most: int) -> Updates:
     if any(action == Change.Action.PRUNED for _, _, _, action, _ in found):
         raise Expired
     if not found:
+        if since > Cursor.now():
+            raise Expired
         return Updates([], [], since, more=False)
     concerned = {part_id for _, _, part_id, _, _ in found if part_id is not None}
     there = set(Part._default_manager.filter(pk__in=concerned).values_list("pk", flat=True))
@@ -109,7 +109,7 @@ _WHAT: Final = {
 
 def shown(change: Change) -> dict[str, Any]:
     """A change as JSON: of each field that differs what was there and what came."""
-    before, after = change.before or {}, change.after or {}
+    what, before, after = _WHAT[change.table_name], change.before or {}, change.after or {}
     fields = {
         name: {"before": before.get(name), "after": after.get(name)}
         for name in {**before, **after}
@@ -119,9 +119,9 @@ def shown(change: Change) -> dict[str, Any]:
         "id": change.pk,
         "at": change.at,
         "by": change.actor,
-        "what": _WHAT[change.table_name],
-        "row_id": None if change.table_name == Part.tags.through._meta.db_table else change.row_id,
+        "what": what,
+        "row_id": None if what == "tag" else change.row_id,
         "action": change.action,
         "fields": fields,
-        "restorable": change.action == Change.Action.UPDATE or _WHAT[change.table_name] == "tag",
+        "restorable": change.action == Change.Action.UPDATE or what == "tag",
     }

@@ -8,7 +8,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from django.utils import timezone
 from PIL import Image
 
 from accounts.models import Token
-from attachments.history import acting, all_recorded, create_triggers
+from attachments.history import all_recorded, create_triggers, current_actor
 from attachments.models import Attachment, Change
 from attachments.references import point_at_legacy
 from cas.storage.base import BlobStore
@@ -43,6 +44,16 @@ def _nothing_happened_yet(request: pytest.FixtureRequest) -> None:
     marked = request.node.get_closest_marker("django_db")
     request.getfixturevalue("transactional_db" if marked.kwargs.get("transaction") else "db")
     Change._default_manager.all().delete()
+
+
+@contextmanager
+def acting(name: str) -> Iterator[None]:
+    """What is written in the block was done by `name`."""
+    token = current_actor.set(lambda: name)
+    try:
+        yield
+    finally:
+        current_actor.reset(token)
 
 
 def photo(colour: str = "teal") -> SimpleUploadedFile:

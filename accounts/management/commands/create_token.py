@@ -8,8 +8,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management import BaseCommand, CommandError, CommandParser
 
-from accounts.models import Token
-from accounts.views import DEFAULT_DAYS, MOST_DAYS
+from accounts.models import DEFAULT_DAYS, MOST_DAYS, Token
 
 
 class Command(BaseCommand):
